@@ -1,0 +1,295 @@
+"""The nouns that pass between rooms.
+
+Rows that live in files (`ImageRef`, `Box`, `Conversation`, `Record`, ...) are frozen pydantic
+values; things that hold arrays are frozen dataclasses and compare by identity. Boxes have one home
+frame: the original pixels of one image.
+Shapes: D slices, H rows, W columns, L tokens, B samples, N images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from medloupe.config import Config
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+Role = Literal["system", "user", "assistant"]
+Language = Literal["en", "zh"]
+Split = Literal["train", "validation", "test"]
+
+
+class ImageRef(Config):
+    """Where pixels live, never the pixels; `uri` is absolute or relative to the data set."""
+
+    type: Literal["image"] = "image"
+    uri: str = Field(min_length=1)
+    sha256: str | None = None
+    kind: Literal["image", "volume"] = "image"
+    modality: str | None = None
+    study: str | None = None
+    series: str | None = None
+    frame: int | None = Field(default=None, ge=0)
+
+
+class Box(Config):
+    """A labelled box in the original pixels of image number `image` of its conversation or record.
+
+    Edges are continuous coordinates: pixel column j covers [j, j + 1), so a box round one pixel is
+    one wide. `z1`, `z2` are slice coordinates of a volume, in voxels of the stored array.
+    """
+
+    type: Literal["box"] = "box"
+    label: str
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    z1: float | None = None
+    z2: float | None = None
+    image: int = Field(default=0, ge=0)
+    score: float | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Box:
+        if self.x2 < self.x1 or self.y2 < self.y1:
+            raise ValueError(f"box corners are reversed: {self.x1, self.y1, self.x2, self.y2}")
+        if (self.z1 is None) != (self.z2 is None):
+            raise ValueError("a box has both z1 and z2, or neither")
+        if self.z1 is not None and self.z2 is not None and self.z2 < self.z1:
+            raise ValueError(f"box slices are reversed: {self.z1, self.z2}")
+        return self
+
+
+class Text(Config):
+    """A run of text inside a message."""
+
+    type: Literal["text"] = "text"
+    text: str
+
+
+Part = Annotated[Text | ImageRef | Box, Field(discriminator="type")]
+
+
+class Message(Config):
+    """One turn: text, images and boxes in the order in which they are read."""
+
+    role: Role
+    content: tuple[Part, ...]
+
+    @property
+    def text(self) -> str:
+        """The text parts joined; images and boxes left out."""
+        return "".join(part.text for part in self.content if isinstance(part, Text))
+
+
+class Conversation(Config):
+    """One training, evaluation or serving sample: the same type from file to served answer.
+
+    `task` is the kind of question ("presence", "side", ...), `template` the wording it was made
+    from (the image-blind baseline gives the template's most frequent training answer), and
+    `answer_type` decides which scorers apply. `options` are the choices of a closed question.
+    """
+
+    id: str = Field(min_length=1)
+    messages: tuple[Message, ...]
+    patient_id: str | None = None
+    study_id: str | None = None
+    split: Split | None = None
+    dataset: str = ""
+    licence: str = ""
+    task: str = ""
+    template: str = ""
+    answer_type: Literal["open", "closed", "box"] = "open"
+    options: tuple[str, ...] = ()
+    language: Language = "en"
+    attributes: dict[str, str] = Field(default_factory=dict)
+
+    def parts(self) -> Iterator[Text | ImageRef | Box]:
+        """Every part of every message, in reading order."""
+        for message in self.messages:
+            yield from message.content
+
+    @property
+    def images(self) -> tuple[ImageRef, ...]:
+        """The images in reading order; `Box.image` indexes this."""
+        return tuple(part for part in self.parts() if isinstance(part, ImageRef))
+
+    @property
+    def question(self) -> str:
+        """The text of the last user message."""
+        return next((m.text for m in reversed(self.messages) if m.role == "user"), "")
+
+    @property
+    def answer(self) -> Message | None:
+        """The last message if the assistant speaks it, else None."""
+        last = self.messages[-1] if self.messages else None
+        return last if last is not None and last.role == "assistant" else None
+
+    def without_answer(self) -> Conversation:
+        """The conversation up to the question: what a model is given to answer."""
+        if self.answer is None:
+            return self
+        return self.model_copy(update={"messages": self.messages[:-1]})
+
+
+class Record(Config):
+    """One case as its data set describes it; conversations are built from records."""
+
+    id: str = Field(min_length=1)
+    patient_id: str | None = None
+    study_id: str | None = None
+    date_offset_days: float | None = None
+    images: tuple[ImageRef, ...] = ()
+    report: dict[str, str] = Field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    masks: tuple[ImageRef, ...] = ()
+    prior: str | None = None
+    attributes: dict[str, str] = Field(default_factory=dict)
+    split: Split | None = None
+    dataset: str = ""
+    licence: str = ""
+
+
+class ImageLayout(Config):
+    """The tokens an image becomes: a grid of `depth x rows x columns`, row-major."""
+
+    depth: int = Field(default=1, ge=1)
+    rows: int = Field(ge=1)
+    columns: int = Field(ge=1)
+
+    @property
+    def tokens(self) -> int:
+        return self.depth * self.rows * self.columns
+
+
+Units = Literal["HU", "stored", "rgb"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MedicalImage:
+    """Pixels with their physical meaning.
+
+    `array` is `[D, H, W]` float32 (D = 1 for a radiograph) in `units` "HU" or "stored", or
+    `[H, W, 3]` uint8 in "rgb". `affine` maps voxel indices (column i, row j, slice k) to RAS+ mm.
+    `spacing` is (slice, row, column) in mm. `window` is (centre, width) in `units` where the file
+    has one.
+    """
+
+    array: NDArray[np.float32] | NDArray[np.uint8]
+    units: Units
+    affine: NDArray[np.float64] | None = None
+    spacing: tuple[float, float, float] | None = None
+    window: tuple[float, float] | None = None
+    source: ImageRef | None = None
+    attributes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        rows, columns = self.array.shape[:2] if self.units == "rgb" else self.array.shape[1:]
+        return int(columns), int(rows)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ModelInput:
+    """One row of tokens. `labels` is -100 where nothing is learned.
+
+    `segments` is 0 on the shared prefix and k >= 1 on branch k: a branch sees the prefix and
+    itself. `images` stand in the order of their spans in `input_ids`; `ids` are the conversations.
+    """
+
+    ids: tuple[str, ...]
+    input_ids: torch.Tensor  # [L] int64
+    labels: torch.Tensor  # [L] int64
+    position_ids: torch.Tensor  # [L] int64
+    segments: torch.Tensor  # [L] int64
+    images: tuple[ImageRef, ...]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """Padded rows; `segments` is -1 on padding. At most one of the two image tensors is given."""
+
+    ids: tuple[str, ...]
+    input_ids: torch.Tensor  # [B, L]
+    labels: torch.Tensor  # [B, L]
+    position_ids: torch.Tensor  # [B, L]
+    segments: torch.Tensor  # [B, L]
+    pixel_values: torch.Tensor | None = None  # [N, 3, H, W] float32
+    image_features: torch.Tensor | None = None  # [N, tokens, channels], from a feature cache
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """What a model said. `log_probs` are natural logarithms, one per token of `token_ids`."""
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    log_probs: tuple[float, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    finish_reason: Literal["stop", "length"] = "stop"
+    seconds: float = 0.0
+
+
+class Score(Config):
+    """One sample under one scorer: a value, or None with the reason it could not be scored."""
+
+    id: str
+    scorer: str
+    value: float | None
+    reason: str = ""
+
+
+class Metric(Config):
+    """An estimate with its interval, the number of samples behind it and those left unscored."""
+
+    name: str
+    estimate: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int
+    unscored: int = 0
+    group: str = ""
+    note: str = ""
+
+
+class EvalRow(Config):
+    """One sample of an evaluation, complete: it can be scored again without the model."""
+
+    id: str
+    patient_id: str | None
+    task: str
+    template: str
+    answer_type: str
+    images: tuple[ImageRef, ...]
+    question: str
+    truth: str
+    truth_boxes: tuple[Box, ...] = ()
+    options: tuple[str, ...] = ()
+    prediction: str
+    predicted_boxes: tuple[Box, ...] = ()
+    blind_prediction: str | None = None
+    blind_boxes: tuple[Box, ...] = ()
+    majority_prediction: str | None = None
+    finish_reason: str = "stop"
+    attributes: dict[str, str] = Field(default_factory=dict)
+
+
+class EvalLog(Config):
+    """A whole evaluation: manifest, rows, scores and metrics. Stored as JSONL, one row a line."""
+
+    benchmark: str
+    version: str
+    manifest: dict[str, Any]
+    rows: tuple[EvalRow, ...]
+    scores: tuple[Score, ...] = ()
+    metrics: tuple[Metric, ...] = ()
