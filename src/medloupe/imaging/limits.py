@@ -1,0 +1,59 @@
+"""Rules that every image format shares: how large a file may be, and which frame is meant."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from medloupe.errors import ImageError
+
+# A plane of 2^27 pixels is 11,585 x 11,585; a volume of 2^30 voxels is 4 GiB as float32. A header
+# that claims more is refused before anything is allocated (decompression bombs).
+MAX_PIXELS: Final = 2**27
+MAX_VOXELS: Final = 2**30
+
+
+def check_size(name: str, width: int, height: int, depth: int = 1) -> None:
+    """Refuse an empty or an excessive image by what its header claims.
+
+    Raises:
+        ImageError: a side is not positive, or there are more than `MAX_PIXELS` in a plane or
+            `MAX_VOXELS` in all.
+    """
+    size = f"{width} x {height}" + (f" x {depth}" if depth != 1 else "")
+    if min(width, height, depth) < 1:
+        raise ImageError(f"the image is empty: its header says {size} pixels", file=name)
+    if width * height > MAX_PIXELS or width * height * depth > MAX_VOXELS:
+        raise ImageError(
+            f"the image is too large: its header says {size} pixels",
+            remedy=f"At most {MAX_PIXELS} pixels a plane and {MAX_VOXELS} in all; cut it into tiles",
+            file=name,
+        )
+
+
+def choose_frame(name: str, frame: int | None, count: int, *, what: str) -> int:
+    """The frame meant: `frame`, or the only one.
+
+    Args:
+        name: the file.
+        frame: counted from 0, or None.
+        count: how many there are.
+        what: what this format calls them ("frames", "pages", "slices").
+
+    Raises:
+        ImageError: there are several and none is named, or there is no such frame.
+    """
+    if frame is None and count > 1:
+        raise ImageError(
+            f"the file holds {count} {what}, and one is asked for",
+            remedy=f"Choose one with frame=0 to frame={count - 1}, or read all with kind='volume'",
+            file=name,
+            field="frame",
+        )
+    chosen = frame or 0
+    if not 0 <= chosen < count:
+        raise ImageError(
+            f"there is no frame {chosen}: the file holds {count} {what}, counted from 0",
+            file=name,
+            field="frame",
+        )
+    return chosen
