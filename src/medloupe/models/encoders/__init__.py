@@ -1,0 +1,5 @@
+"""Image encoders. Adding one is one file here and one line in `EncoderConfig.table`."""
+
+from medloupe.models.encoders.base import Encoder, EncoderConfig
+
+__all__ = ["Encoder", "EncoderConfig"]

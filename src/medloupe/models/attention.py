@@ -1,0 +1,45 @@
+"""The attention mask of rows that hold one prefix and several branches.
+
+A token sees the tokens before it in its own branch and in the prefix (segment 0), never another branch.
+The mask is additive and float: a boolean 4D mask is silently wrong under eager attention.
+"""
+
+from __future__ import annotations
+
+import torch
+from transformers import PretrainedConfig
+
+from medloupe.errors import ConfigError
+
+
+def branch_mask(segments_BL: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`[B, 1, L, L]`: 0 where the row may look, the most negative number where it may not.
+
+    `segments_BL` is 0 on the prefix, k >= 1 on branch k and -1 on padding. A padding row looks at
+    itself, so that no softmax is over nothing.
+    """
+    length = segments_BL.shape[1]
+    query, key = segments_BL[:, :, None], segments_BL[:, None, :]
+    before = torch.ones(length, length, dtype=torch.bool, device=segments_BL.device).tril()
+    itself = torch.eye(length, dtype=torch.bool, device=segments_BL.device)
+    visible = before & ((key == query) | (key == 0)) & (query >= 0) & (key >= 0)
+    mask = torch.zeros(visible.shape, dtype=dtype, device=segments_BL.device)
+    mask.masked_fill_(~(visible | itself), torch.finfo(dtype).min)
+    return mask[:, None]
+
+
+def refuse_unmaskable(architecture: PretrainedConfig) -> None:
+    """Refuse language models that a 4D mask does not reach (windows, linear attention, ALiBi).
+
+    Raises:
+        ConfigError: naming what stands in the way, with the remedy to train unpacked.
+    """
+    remedy = "Set train.pack=false for this language model"
+    fields = architecture.to_dict()
+    kinds = set(fields.get("layer_types") or ["full_attention"])
+    if kinds != {"full_attention"}:
+        raise ConfigError(f"questions cannot be packed over layers {sorted(kinds)}", remedy=remedy)
+    if fields.get("sliding_window") and fields.get("use_sliding_window", True):
+        raise ConfigError("questions cannot be packed over a sliding window", remedy=remedy)
+    if fields.get("model_type") in ("mpt", "bloom", "falcon"):
+        raise ConfigError(f"questions cannot be packed for {fields['model_type']}", remedy=remedy)

@@ -1,0 +1,99 @@
+"""Linear and MLP connectors (LLaVA, Liu et al. 2023), with two options that LLaVA lacks.
+
+`window` joins each window x window block of neighbouring tokens along channels, so a 14x14 grid becomes
+7x7 without losing a number. `position` joins fixed 2D sine-cosine coordinates to each token: a language
+model sees image tokens as one line, and needs many steps to learn which of them stand on the left.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from medloupe.errors import ConfigError
+from medloupe.models.connectors.base import Connector, ConnectorConfig
+from medloupe.types import ImageLayout
+
+
+class LinearConnectorConfig(ConnectorConfig):
+    """One linear layer."""
+
+    def build(self, channels: int, width: int, layout: ImageLayout) -> MLPConnector:
+        return MLPConnector(MLPConnectorConfig(depth=1), channels, width, layout)
+
+
+class MLPConnectorConfig(ConnectorConfig):
+    """`depth` linear layers with GELU between them; `hidden` defaults to the output width."""
+
+    depth: int = Field(default=2, ge=1)
+    hidden: int | None = Field(default=None, ge=1)
+    window: int = Field(default=1, ge=1)
+    position: int = Field(default=0, ge=0, multiple_of=4)
+
+    def build(self, channels: int, width: int, layout: ImageLayout) -> MLPConnector:
+        return MLPConnector(self, channels, width, layout)
+
+
+class MLPConnector(Connector):
+    """See `MLPConnectorConfig`."""
+
+    def __init__(
+        self, config: MLPConnectorConfig, channels: int, width: int, layout: ImageLayout
+    ) -> None:
+        super().__init__()
+        window = config.window
+        if layout.rows % window or layout.columns % window:
+            raise ConfigError(
+                f"window {window} does not divide the {layout.rows}x{layout.columns} token grid",
+                field="connector.window",
+            )
+        self.window, self.grid = window, layout
+        self.layout = ImageLayout(
+            depth=layout.depth, rows=layout.rows // window, columns=layout.columns // window
+        )
+        self.position = config.position
+        sizes = [channels * window**2 + config.position]
+        sizes += [config.hidden or width] * (config.depth - 1) + [width]
+        layers: list[nn.Module] = []
+        for inner, outer in pairwise(sizes):
+            layers += [nn.Linear(inner, outer), nn.GELU()]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, features_NTC: torch.Tensor) -> torch.Tensor:
+        tokens = join_windows(features_NTC, self.grid, self.window)
+        if self.position:
+            grid = sine_cosine_grid(self.layout.rows, self.layout.columns, self.position)
+            places = grid.to(tokens).repeat(self.layout.depth, 1).expand(len(tokens), -1, -1)
+            tokens = torch.cat([tokens, places], dim=-1)
+        tokens = tokens.to(next(self.layers.parameters()).dtype)
+        projected: torch.Tensor = self.layers(tokens)
+        return projected
+
+
+def join_windows(tokens_NTC: torch.Tensor, layout: ImageLayout, window: int) -> torch.Tensor:
+    """Join each `window` x `window` block along channels, row-major inside the block."""
+    if window == 1:
+        return tokens_NTC
+    images, channels = len(tokens_NTC), tokens_NTC.shape[-1]
+    rows, columns = layout.rows // window, layout.columns // window
+    x = tokens_NTC.view(images, layout.depth, rows, window, columns, window, channels)
+    return x.permute(0, 1, 2, 4, 3, 5, 6).reshape(images, -1, window * window * channels)
+
+
+def sine_cosine_grid(rows: int, columns: int, channels: int) -> torch.Tensor:
+    """`[rows * columns, channels]`: half the channels speak of the row, half of the column.
+
+    Coordinates run over [0, 1] at cell centres; frequency f has 2**f half turns across the image.
+    """
+
+    def axis(count: int) -> torch.Tensor:
+        centres = (torch.arange(count) + 0.5) / count
+        angles = centres[:, None] * math.pi * 2.0 ** torch.arange(channels // 4)
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+    row, column = axis(rows), axis(columns)
+    return torch.cat([row.repeat_interleave(columns, dim=0), column.repeat(rows, 1)], dim=-1)

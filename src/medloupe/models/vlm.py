@@ -1,0 +1,275 @@
+"""The composed model: encoder -> connector -> spliced at image tokens -> language model.
+
+A Hugging Face `PreTrainedModel` with `generate`, `save_pretrained` and `from_pretrained`. Its config
+holds the resolved config of every part, so a saved folder builds and loads without any other file.
+The image token is a placeholder only: its embedding is never read, so the vocabulary does not grow.
+Shapes: B rows, L tokens, N images, U tokens an image, D language-model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Self, cast
+
+import torch
+from torch.nn import functional as F
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationMixin,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from medloupe.config import trusting_code
+from medloupe.errors import CheckpointError, PromptError
+from medloupe.models.attention import branch_mask
+from medloupe.models.connectors import ConnectorConfig
+from medloupe.models.encoders import EncoderConfig
+from medloupe.models.language import (
+    LanguageConfig,
+    architecture_from,
+    empty_language,
+    load_language,
+)
+from medloupe.types import ImageLayout
+
+# The parts that a stage can train; also the attribute names of the model.
+PARTS = ("encoder", "connector", "language_model")
+IGNORE = -100
+
+
+class VLMConfig(PretrainedConfig):
+    """Plain data of every part; `encoder` and `connector` are component configs with their names."""
+
+    model_type = "medloupe"
+
+    def __init__(
+        self,
+        encoder: dict[str, Any] | None = None,
+        connector: dict[str, Any] | None = None,
+        language: dict[str, Any] | None = None,
+        attention: str = "sdpa",
+        image_token_id: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.encoder = encoder
+        self.connector = connector
+        self.language = language
+        self.attention = attention
+        self.image_token_id = image_token_id
+        super().__init__(**kwargs)
+
+    def get_text_config(self, *_: Any, **__: Any) -> PretrainedConfig:
+        """The language model's config: generation reads layer counts and vocabulary there."""
+        if self.language is None:
+            return self
+        return architecture_from(self.language)
+
+
+class VisionLanguageModel(PreTrainedModel, GenerationMixin):
+    """See the module's docstring. Build one with `compose` or `from_pretrained`."""
+
+    config_class = VLMConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+
+    def __init__(self, config: VLMConfig) -> None:
+        super().__init__(config)
+        if config.encoder is None or config.connector is None or config.language is None:
+            raise CheckpointError(
+                "the config lacks the encoder, the connector or the language model"
+            )
+        encoder_config = EncoderConfig.parse(config.encoder)
+        connector_config = ConnectorConfig.parse(config.connector)
+        self.encoder = encoder_config.build()
+        self.language_model = empty_language(architecture_from(config.language), config.attention)
+        width = int(self.get_input_embeddings().weight.shape[1])
+        self.connector = connector_config.build(self.encoder.channels, width, self.encoder.layout)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def compose(
+        cls, encoder: EncoderConfig, connector: ConnectorConfig, language: LanguageConfig
+    ) -> tuple[Self, Any]:
+        """Build from published parts: pretrained encoder and language model, fresh connector.
+
+        Returns the model and the language model's tokenizer, to which an image token was added.
+        """
+        text, tokenizer = load_language(language)
+        resolved = encoder.resolved()
+        tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]}, False)
+        config = VLMConfig(
+            encoder=resolved.to_dict(),
+            connector=connector.to_dict(),
+            language=text.config.to_dict(),
+            attention=language.attention,
+            image_token_id=tokenizer.get_vocab()[IMAGE_TOKEN],
+        )
+        model = cls(config)
+        model.encoder.load_pretrained()
+        model.language_model = text
+        model.generation_config = text.generation_config
+        return model, tokenizer
+
+    @classmethod
+    def load(cls, folder: Path, *, trust_code: bool = False) -> Self:
+        """Load a saved folder; code outside the package is refused unless trusted.
+
+        Raises:
+            CheckpointError: the folder is missing or incomplete.
+        """
+        if not (folder / "config.json").is_file():
+            raise CheckpointError("not a saved model: no config.json", file=str(folder))
+        with trusting_code(trust_code):
+            try:
+                return cls.from_pretrained(folder)
+            except OSError as error:
+                raise CheckpointError(str(error), file=str(folder)) from error
+
+    @property
+    def layout(self) -> ImageLayout:
+        """The tokens an image becomes."""
+        return self.connector.layout
+
+    def get_input_embeddings(self) -> torch.nn.Embedding:
+        embeddings = self.language_model.get_input_embeddings()
+        assert isinstance(embeddings, torch.nn.Embedding)
+        return embeddings
+
+    def get_output_embeddings(self) -> torch.nn.Module:
+        return cast(torch.nn.Module, self.language_model.get_output_embeddings())
+
+    def image_tokens(
+        self,
+        pixel_values_N3HW: torch.Tensor | None = None,
+        image_features_NTC: torch.Tensor | None = None,
+    ) -> torch.Tensor | None:
+        """`tokens_NUD` from pixels, or from cached encoder features; None without images."""
+        if image_features_NTC is None:
+            if pixel_values_N3HW is None:
+                return None
+            image_features_NTC = self.encoder(pixel_values_N3HW)
+        tokens: torch.Tensor = self.connector(image_features_NTC)
+        return tokens
+
+    def embed(self, input_ids_BL: torch.Tensor, tokens_NUD: torch.Tensor | None) -> torch.Tensor:
+        """Text embeddings with image tokens written over the placeholders, in reading order.
+
+        Raises:
+            PromptError: the number of placeholders is not the number of image tokens.
+        """
+        places = input_ids_BL == self.config.image_token_id
+        embeddings: torch.Tensor = self.get_input_embeddings()(input_ids_BL.masked_fill(places, 0))
+        given = 0 if tokens_NUD is None else tokens_NUD.shape[0] * tokens_NUD.shape[1]
+        if int(places.sum()) != given:
+            raise PromptError(
+                f"{int(places.sum())} image placeholders in the text, {given} image tokens given"
+            )
+        if tokens_NUD is None:
+            return embeddings
+        return embeddings.masked_scatter(
+            places[..., None], tokens_NUD.reshape(-1, tokens_NUD.shape[-1]).to(embeddings.dtype)
+        )
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_features: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        segments: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits `[B, L, V]`, and the mean loss over labels where they are given.
+
+        `segments` `[B, L]` marks prefix, branches and padding (see `attention.branch_mask`) and then
+        stands in for `attention_mask`.
+        """
+        if inputs_embeds is None:
+            assert input_ids is not None
+            inputs_embeds = self.embed(input_ids, self.image_tokens(pixel_values, image_features))
+        if segments is not None:
+            attention_mask = self._mask(segments, inputs_embeds.dtype)
+        output = self.language_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            **kwargs,
+        )
+        if labels is not None:
+            logits = output.logits[:, :-1].float()
+            output.loss = F.cross_entropy(
+                logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORE
+            )
+        return cast(CausalLMOutputWithPast, output)
+
+    def label_loss(
+        self,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor,
+        position_ids: torch.Tensor,
+        segments: torch.Tensor,
+        tokens_NUD: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, int]:
+        """The summed loss over label tokens and their number; logits are made only where needed.
+
+        A label at position i is predicted from i - 1, except for the first token of a branch, which
+        the last token of the prefix predicts: branches always begin with a prompt, never a label.
+        """
+        targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE)
+        columns = (targets != IGNORE).any(0).nonzero().squeeze(1)
+        output = self.language_model(
+            inputs_embeds=self.embed(input_ids, tokens_NUD),
+            attention_mask=self._mask(segments, self.language_model.dtype),
+            position_ids=position_ids,
+            logits_to_keep=columns,
+            use_cache=False,
+        )
+        wanted = targets[:, columns]
+        loss = F.cross_entropy(
+            output.logits.float().flatten(0, 1),
+            wanted.flatten(),
+            ignore_index=IGNORE,
+            reduction="sum",
+        )
+        return loss, int((wanted != IGNORE).sum())
+
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(*args, **kwargs)  # type: ignore[misc]
+        if (
+            not kwargs.get("is_first_iteration", False)
+            and kwargs.get("past_key_values") is not None
+        ):
+            inputs.pop("pixel_values", None)
+            inputs.pop("image_features", None)
+        return inputs
+
+    def _mask(self, segments_BL: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """A 2D padding mask where rows have no branches (the fast path), else the 4D branch mask."""
+        if int(segments_BL.max()) <= 0:
+            return (segments_BL >= 0).long()
+        return branch_mask(segments_BL, dtype)
+
+
+IMAGE_TOKEN = "<|image|>"
+
+
+def encoder_hash(encoder: torch.nn.Module) -> str:
+    """16 hex digits over every tensor of the encoder, buffers too: cached features carry it."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+AutoConfig.register(VLMConfig.model_type, VLMConfig)
+AutoModelForCausalLM.register(VLMConfig, VisionLanguageModel)
