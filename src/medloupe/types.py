@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Role = Literal["system", "user", "assistant"]
 Language = Literal["en", "zh"]
 Split = Literal["train", "validation", "test"]
+AnswerType = Literal["open", "closed", "box"]
 
 
 class ImageRef(Config):
@@ -107,7 +108,7 @@ class Conversation(Config):
     licence: str = ""
     task: str = ""
     template: str = ""
-    answer_type: Literal["open", "closed", "box"] = "open"
+    answer_type: AnswerType = "open"
     options: tuple[str, ...] = ()
     language: Language = "en"
     attributes: dict[str, str] = Field(default_factory=dict)
@@ -240,25 +241,42 @@ class Generation:
     seconds: float = 0.0
 
 
+Arm = Literal["model", "blind", "majority"]
+
+
 class Score(Config):
-    """One sample under one scorer: a value, or None with the reason it could not be scored."""
+    """One sample under one scorer: a value, or None with the reason it could not be scored.
+
+    `arm` says whose answer it is: the model's, the same model's with another patient's image
+    ("blind"), or the most frequent training answer ("majority").
+    """
 
     id: str
     scorer: str
+    arm: Arm = "model"
     value: float | None
     reason: str = ""
 
 
 class Metric(Config):
-    """An estimate with its interval, the number of samples behind it and those left unscored."""
+    """An estimate with its interval, the number of samples behind it and those left unscored.
+
+    `name` is the scorer, `group` the task ("" = all rows of `answer_type`), `stratum` a part of it
+    ("lesion_width >= 4"), `clusters` the patients behind `n` samples. The arm "difference" is the
+    model minus the stronger of the two image-blind arms, paired by sample.
+    """
 
     name: str
+    arm: Arm | Literal["difference"] = "model"
+    answer_type: str = ""
+    group: str = ""
+    stratum: str = ""
     estimate: float | None
     low: float | None = None
     high: float | None = None
     n: int
+    clusters: int = 0
     unscored: int = 0
-    group: str = ""
     note: str = ""
 
 
@@ -269,9 +287,10 @@ class EvalRow(Config):
     patient_id: str | None
     task: str
     template: str
-    answer_type: str
+    answer_type: AnswerType
     images: tuple[ImageRef, ...]
     question: str
+    question_boxes: tuple[Box, ...] = ()
     truth: str
     truth_boxes: tuple[Box, ...] = ()
     options: tuple[str, ...] = ()

@@ -1,0 +1,439 @@
+"""The page: verdict, tables, curves, samples, manifest, in the order in which a reader asks."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from medloupe.config import Config
+from medloupe.data.dataset import DatasetCard
+from medloupe.evaluate.benchmark import Benchmark
+from medloupe.evaluate.metrics import FEWEST_PATIENTS, find_metric, verdict
+from medloupe.evaluate.report import charts
+from medloupe.evaluate.report.markup import Html, tag
+from medloupe.evaluate.report.pictures import Gallery, ReadImage
+from medloupe.evaluate.report.samples import sample_browser
+from medloupe.types import AnswerType, EvalLog, Metric
+
+TrainingRows = Sequence[Mapping[str, Any]]
+
+_TITLES: dict[AnswerType, str] = {
+    "closed": "Closed questions",
+    "box": "Boxes",
+    "open": "Open questions",
+}
+_BLIND = {"blind": "another patient's image", "majority": "most frequent training answer"}
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+
+
+def write_report(
+    path: Path,
+    log: EvalLog,
+    images: ReadImage,
+    training: TrainingRows | None = None,
+    *,
+    samples: int = 120,
+    pixels: int = 448,
+) -> None:
+    """Write the report of an evaluation, whole or not at all.
+
+    `images` gives display pixels at original size; an image that cannot be read is named in its
+    place. `training` are rows of a training log ("step", "loss" and, where there are several,
+    "stage"). At most `samples` questions are shown, their images no larger than `pixels`.
+    """
+    page = render_report(log, images, training, samples=samples, pixels=pixels)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        aside.write_text(page, encoding="utf-8", newline="\n")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def render_report(
+    log: EvalLog,
+    images: ReadImage,
+    training: TrainingRows | None = None,
+    *,
+    samples: int = 120,
+    pixels: int = 448,
+) -> str:
+    """The report as text; see `write_report`."""
+    made = _Made.parse({name: log.manifest.get(name) for name in _Made.model_fields})
+    gallery = Gallery(images, pixels)
+    browser = sample_browser(log, made.benchmark, gallery, samples)
+    body = tag(
+        "main",
+        _header(log, made),
+        _warnings(log, made.dataset),
+        _verdict_section(log, made.benchmark),
+        *_strata_section(log, made.benchmark),
+        *_training_section(training or ()),
+        browser,
+        _all_scores(log),
+        _manifest(log),
+        tag("footer", "MedLoupe is research software. It is no medical device."),
+    )
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        tag("title", f"{log.benchmark}: evaluation report"),
+        tag("style", _asset("style.css")),
+    )
+    script = tag("script", _asset("browser.js"))
+    page = tag("html", head, tag("body", gallery.store(), body, script), lang="en")
+    return f"<!doctype html>\n{page}\n"
+
+
+class _Made(Config):
+    """The part of a manifest that the page explains itself with."""
+
+    benchmark: Benchmark
+    dataset: DatasetCard
+
+
+def _asset(name: str) -> Html:
+    """A file of this package, as it stands: style sheets and scripts are not escaped."""
+    return Html(resources.files(__package__).joinpath(name).read_text(encoding="utf-8"))
+
+
+def _header(log: EvalLog, made: _Made) -> Html:
+    patients = {row.patient_id for row in log.rows if row.patient_id is not None}
+    facts = [
+        ("data set", f"{made.dataset.name} {made.dataset.version}, {made.benchmark.split} split"),
+        ("questions", f"{len(log.rows):,}"),
+        ("patients", f"{len(patients):,}" if patients else "unknown"),
+    ]
+    for name in ("model", "checkpoint", "date"):
+        if isinstance(log.manifest.get(name), str):
+            facts.append((name, log.manifest[name]))
+    facts.append(("version", log.version))
+    return tag(
+        "header",
+        tag("p", "MedLoupe evaluation report", class_="eyebrow"),
+        tag("h1", log.benchmark),
+        tag("dl", *(tag("div", tag("dt", k), tag("dd", v)) for k, v in facts), class_="facts"),
+    )
+
+
+def _warnings(log: EvalLog, card: DatasetCard) -> Html:
+    cut = sum(row.finish_reason == "length" for row in log.rows)
+    unscored = len({s.id for s in log.scores if s.value is None and s.arm == "model"})
+    lines = [
+        ("Partial copy", card.partial),
+        ("Leak", card.leak),
+        ("Unscored", f"{_count(unscored, 'question')} could not be scored" if unscored else ""),
+        ("Cut short", f"{_count(cut, 'answer')} reached the longest length allowed" if cut else ""),
+    ]
+    notes = [tag("p", tag("strong", f"{name}: "), text) for name, text in lines if text]
+    return tag("aside", *notes, class_="warnings") if notes else Html()
+
+
+def _verdict_section(log: EvalLog, benchmark: Benchmark) -> Html:
+    tables = [_kind_table(log, benchmark, kind) for kind in _TITLES]
+    return tag(
+        "section",
+        *_headline(log, benchmark),
+        *(table for table in tables if table is not None),
+        tag("details", tag("summary", "How to read this"), *_explanation(benchmark), class_="how"),
+        id="verdict",
+    )
+
+
+def _headline(log: EvalLog, benchmark: Benchmark) -> list[Html]:
+    """One sentence: on how many kinds of question the model is better than not looking."""
+    primary = _primary(benchmark)
+    differences = [
+        metric
+        for metric in log.metrics
+        if metric.arm == "difference"
+        and metric.group
+        and not metric.stratum
+        and metric.name == primary.get(metric.answer_type)
+    ]
+    if not differences:
+        return [tag("h2", "Not compared with an image-blind model")]
+    answers = Counter(verdict(metric) for metric in differences)
+    small = answers["too few patients"]
+    judged = len(differences) - small
+    text = (
+        f"The model beats its image-blind comparison on {answers['yes']} of"
+        f" {_count(judged, 'kind')} of question"
+    )
+    if not judged:
+        text = "Too few patients to say whether the model beats an image-blind one"
+    lines = [_together(log, benchmark)]
+    if small:
+        lines.append(
+            f"{_count(small, 'kind')} of question with fewer than {FEWEST_PATIENTS} patients: no verdict."
+        )
+    return [tag("h2", text), *(tag("p", line, class_="lead") for line in lines if line)]
+
+
+def _together(log: EvalLog, benchmark: Benchmark) -> str:
+    """All closed questions in one sentence, "" where they were not compared."""
+    name = _primary(benchmark).get("closed", "")
+    own = find_metric(log.metrics, name=name, answer_type="closed")
+    gain = find_metric(log.metrics, name=name, arm="difference", answer_type="closed")
+    if own is None or own.estimate is None or gain is None or gain.estimate is None:
+        return ""
+    ends = ""
+    if gain.low is not None and gain.high is not None:
+        ends = f", 95 % interval {gain.low:+.2f} to {gain.high:+.2f}"
+    difference = _minus(f"{gain.estimate:+.2f}{ends}")
+    return f"All closed questions together: {own.estimate:.2f}; difference to image-blind {difference}."
+
+
+def _primary(benchmark: Benchmark) -> dict[str, str]:
+    """The scorer that headlines each answer type."""
+    return {kind: scorers[0].name for kind, scorers in benchmark.scorers.items() if scorers}
+
+
+def _count(number: int, noun: str) -> str:
+    """ "1 kind", "1,200 kinds"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _explanation(benchmark: Benchmark) -> list[Html]:
+    return [
+        tag(
+            "p",
+            "Image-blind means the stronger of two answerers that cannot see: the same model shown"
+            " another patient's image of the same kind, and the most frequent training answer to the"
+            " question's template. Which one is stronger is decided per kind of question.",
+        ),
+        tag(
+            "p",
+            "Yes: the whole 95 % interval of the paired difference lies above zero. Intervals come from"
+            f" {benchmark.resamples:,} bootstrap resamples of whole patients and are not corrected for"
+            f" the number of kinds. Below {FEWEST_PATIENTS} patients there is no verdict.",
+        ),
+    ]
+
+
+def _kind_table(log: EvalLog, benchmark: Benchmark, kind: AnswerType) -> Html | None:
+    """One row per task and one for all, under the first scorer of the answer type."""
+    scorers = benchmark.scorers.get(kind, ())
+    if not scorers:
+        return None
+    scorer = scorers[0].name
+    own = [
+        metric
+        for metric in log.metrics
+        if (metric.name, metric.arm, metric.answer_type, metric.stratum)
+        == (scorer, "model", kind, "")
+    ]
+    if not own:
+        return None
+    shown = own if len(own) > 2 else own[1:]  # one task: "all" would say the same again
+    differences = [
+        find_metric(log.metrics, name=scorer, arm="difference", answer_type=kind, group=m.group)
+        for m in shown
+    ]
+    reach = charts.reach_of(metric for metric in differences if metric is not None)
+    rows = [
+        _kind_row(log, metric, difference, reach)
+        for metric, difference in zip(shown, differences, strict=True)
+    ]
+    head = tag(
+        "tr",
+        tag("th", "Kind of question"),
+        tag("th", "Beats image-blind"),
+        tag("th", tag("span", "0"), tag("span", "score"), tag("span", "1"), class_="axis"),
+        tag("th", "Model"),
+        tag("th", "Image-blind"),
+        tag(
+            "th",
+            tag("span", f"−{reach:g}"),
+            tag("span", "0"),
+            tag("span", f"+{reach:g}"),
+            class_="axis",
+        ),
+        tag("th", "Difference"),
+    )
+    title = tag("h3", _TITLES[kind], " ", tag("small", scorer))
+    table = tag("table", tag("thead", head), tag("tbody", *rows), class_="kinds")
+    return tag("div", title, table)
+
+
+def _kind_row(log: EvalLog, own: Metric, difference: Metric | None, reach: float) -> Html:
+    blind = {
+        arm: found
+        for arm in _BLIND
+        if (
+            found := find_metric(
+                log.metrics,
+                name=own.name,
+                arm=arm,
+                answer_type=own.answer_type,
+                group=own.group,
+            )
+        )
+    }
+    name = own.group or "all of them"
+    drawn = [(own, "model"), *((metric, arm) for arm, metric in blind.items())]
+    chart = charts.bars(drawn, f"{name}: {_interval(own)}, blind {_blind_text(blind)}")
+    answer = verdict(difference)
+    unscored = f", {own.unscored:,} unscored" if own.unscored else ""
+    count = f"{_count(own.n, 'question')}, {_count(own.clusters, 'patient')}{unscored}"
+    return tag(
+        "tr",
+        tag("th", name, tag("small", count), scope="row"),
+        tag(
+            "td",
+            tag("span", answer, class_=f"pill {_class(answer)}"),
+            data_label="beats image-blind",
+        ),
+        tag("td", chart, class_="picture"),
+        tag("td", tag("div", *_number(own), class_="arm model"), data_label="model"),
+        tag(
+            "td",
+            *(
+                tag("div", *_number(metric), tag("small", _BLIND[arm]), class_=f"arm {arm}")
+                for arm, metric in blind.items()
+            ),
+            data_label="image-blind",
+        ),
+        tag(
+            "td",
+            charts.difference(difference, reach, f"{name}: difference {_interval(difference)}")
+            if difference
+            else "",
+            class_="picture",
+        ),
+        tag(
+            "td",
+            *(_number(difference, sign=True) if difference else ("–",)),
+            data_label="difference",
+        ),
+        class_="all" if not own.group else None,
+    )
+
+
+def _blind_text(blind: Mapping[str, Metric]) -> str:
+    return ", ".join(f"{_interval(metric)} ({_BLIND[arm]})" for arm, metric in blind.items())
+
+
+def _class(answer: str) -> str:
+    return {"yes": "yes", "no": "no"}.get(answer, "unsure")
+
+
+def _number(metric: Metric, *, sign: bool = False) -> tuple[Html, ...]:
+    """The estimate, and its interval smaller beside it."""
+    if metric.estimate is None:
+        return (tag("b", "–"),)
+    form = "+.2f" if sign else ".2f"
+    value = tag("b", _minus(format(metric.estimate, form)))
+    if metric.low is None or metric.high is None:
+        return (value,)
+    ends = f"{_minus(format(metric.low, form))} to {_minus(format(metric.high, form))}"
+    return value, Html(" "), tag("span", ends, class_="interval")
+
+
+def _interval(metric: Metric) -> str:
+    if metric.estimate is None:
+        return "no value"
+    if metric.low is None or metric.high is None:
+        return f"{metric.estimate:.2f}"
+    return f"{metric.estimate:.2f} ({metric.low:.2f} to {metric.high:.2f})"
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
+
+
+def _strata_section(log: EvalLog, benchmark: Benchmark) -> list[Html]:
+    """The first scorer of each answer type along each stratum."""
+    primary = _primary(benchmark)
+    groups: dict[tuple[str, str], list[Metric]] = {}
+    for metric in log.metrics:
+        if metric.stratum and metric.arm == "model" and metric.name == primary[metric.answer_type]:
+            groups.setdefault((metric.group, metric.name), []).append(metric)
+    if not groups:
+        return []
+    figures = [
+        tag(
+            "figure",
+            tag("figcaption", task, " ", tag("small", scorer)),
+            tag("table", tag("tbody", *(_stratum_row(metric) for metric in metrics))),
+        )
+        for (task, scorer), metrics in groups.items()
+    ]
+    return [
+        tag(
+            "section",
+            tag("h2", "Where it is easy, where it is hard"),
+            tag("div", *figures, class_="strata"),
+            id="strata",
+        )
+    ]
+
+
+def _stratum_row(metric: Metric) -> Html:
+    name = metric.stratum.replace("<=", "≤").replace(">=", "≥")
+    return tag(
+        "tr",
+        tag("th", name, tag("small", f"n = {metric.n:,}"), scope="row"),
+        tag(
+            "td", charts.bars([(metric, "model")], f"{name}: {_interval(metric)}"), class_="picture"
+        ),
+        tag("td", *_number(metric)),
+    )
+
+
+def _training_section(rows: TrainingRows) -> list[Html]:
+    stages: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        stages.setdefault(str(row.get("stage", "")), []).append(row)
+    figures = []
+    for stage, logged in stages.items():
+        curve = charts.loss_curve(logged, f"training loss {stage}".strip())
+        if curve is not None:
+            figures.append(tag("figure", tag("figcaption", stage or "loss"), curve))
+    if not figures:
+        return []
+    return [
+        tag(
+            "section",
+            tag("h2", "Training loss"),
+            tag("div", *figures, class_="curves"),
+            id="training",
+        )
+    ]
+
+
+def _all_scores(log: EvalLog) -> Html:
+    arms = {"model": "model", **_BLIND, "difference": "difference"}
+    rows = [
+        tag(
+            "tr",
+            tag("td", m.name),
+            tag("td", arms[m.arm]),
+            tag("td", m.group or f"all {m.answer_type}", f" | {m.stratum}" if m.stratum else ""),
+            tag("td", *_number(m, sign=m.arm == "difference")),
+            tag("td", f"{m.n:,}"),
+            tag("td", f"{m.clusters:,}"),
+            tag("td", f"{m.unscored:,}"),
+            tag("td", m.note),
+        )
+        for m in log.metrics
+    ]
+    names = ("scorer", "answers of", "rows", "value", "n", "patients", "unscored", "note")
+    head = tag("thead", tag("tr", *(tag("th", name) for name in names)))
+    table = tag("table", head, tag("tbody", *rows), class_="scores")
+    summary = tag("summary", f"Every score ({len(rows):,})")
+    return tag("details", summary, tag("div", table, class_="scroll"), id="scores")
+
+
+def _manifest(log: EvalLog) -> Html:
+    text = json.dumps(log.manifest, indent=2, ensure_ascii=False, sort_keys=True)
+    return tag("details", tag("summary", "Manifest"), tag("pre", text), id="manifest")

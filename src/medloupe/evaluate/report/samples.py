@@ -1,0 +1,184 @@
+"""The sample browser: questions beside their images, drawn without favour."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from medloupe.evaluate.benchmark import Benchmark
+from medloupe.evaluate.metrics import task_of
+from medloupe.evaluate.report.markup import Html, join, tag
+from medloupe.evaluate.report.pictures import Gallery
+from medloupe.evaluate.scorers.base import Scorer
+from medloupe.types import Box, EvalLog, EvalRow, Score
+
+STATES = ("right", "partly", "wrong", "unscored")
+
+
+class Sample(NamedTuple):
+    """A row with its scores, and what the first scorer of its answer type makes of it."""
+
+    row: EvalRow
+    scores: Sequence[Score]
+    value: float | None
+    state: str
+
+
+def sample_browser(log: EvalLog, benchmark: Benchmark, gallery: Gallery, limit: int) -> Html:
+    """Cards with filters. Every card is in the page; the filters only hide."""
+    samples = _samples(log, benchmark)
+    shown = choose(samples, limit)
+    cards = [_card(sample, gallery) for sample in shown]
+    counts = Counter(sample.state for sample in shown)
+    how = f"All {len(samples):,} questions."
+    if len(shown) < len(samples):
+        how = (
+            f"{len(shown):,} of {len(samples):,} questions, taken in turn from every kind and outcome,"
+            " within each by a hash of the id. Their shares are not the model's accuracy."
+        )
+    return tag(
+        "section",
+        tag("h2", "Look for yourself"),
+        tag("p", how, class_="lead"),
+        _filters(sorted({task_of(sample.row) for sample in shown}), counts, len(shown)),
+        tag("p", _legend(), class_="legend"),
+        tag("div", *cards, class_="cards", id="cards"),
+        tag("p", "Nothing matches these filters.", id="none", hidden=True),
+        id="samples",
+    )
+
+
+def choose(samples: Sequence[Sample], limit: int) -> list[Sample]:
+    """At most `limit`: one of each (task, state) in turn, within each by the hash of the id."""
+    order = sorted(samples, key=lambda s: hashlib.sha256(s.row.id.encode()).hexdigest())
+    taken: Counter[tuple[str, str]] = Counter()
+    ranked = []
+    for place, sample in enumerate(order):
+        kind = (task_of(sample.row), sample.state)
+        ranked.append((taken[kind], place, sample))
+        taken[kind] += 1
+    ranked.sort(key=lambda item: item[:2])
+    return [sample for _, _, sample in ranked[:limit]]
+
+
+def _samples(log: EvalLog, benchmark: Benchmark) -> list[Sample]:
+    scores: dict[str, list[Score]] = defaultdict(list)
+    for score in log.scores:
+        if score.arm == "model":
+            scores[score.id].append(score)
+    return [
+        _sample(row, scores[row.id], benchmark.scorers_of(row.answer_type)[0]) for row in log.rows
+    ]
+
+
+def _sample(row: EvalRow, scores: Sequence[Score], scorer: Scorer) -> Sample:
+    value = next((score.value for score in scores if score.scorer == scorer.name), None)
+    if value is None:
+        return Sample(row, scores, None, "unscored")
+    if value >= scorer.right_from:
+        return Sample(row, scores, value, "right")
+    return Sample(row, scores, value, "partly" if value > 0 else "wrong")
+
+
+def _filters(tasks: Sequence[str], counts: Mapping[str, int], total: int) -> Html:
+    options = [tag("option", "every kind of question", value="")]
+    options += [tag("option", task, value=task) for task in tasks]
+    states = [("", "all", total)]
+    states += [(state, state, counts[state]) for state in STATES if counts.get(state)]
+    radios = [
+        tag(
+            "label",
+            tag("input", type="radio", name="state", value=value, checked=value == ""),
+            tag("span", text, " ", tag("small", f"{count:,}", class_="count", data_state=value)),
+        )
+        for value, text, count in states
+    ]
+    return tag(
+        "form",
+        tag("select", *options, id="task", aria_label="Kind of question"),
+        tag("div", *radios, class_="radios", role="group", aria_label="Outcome"),
+        class_="filters",
+        id="filters",
+    )
+
+
+def _legend() -> Html:
+    return join(
+        tag("span", "truth", class_="key truth"),
+        tag("span", "model", class_="key predicted"),
+        tag("span", "in the question", class_="key asked"),
+    )
+
+
+def _card(sample: Sample, gallery: Gallery) -> Html:
+    row, scores, value, state = sample
+    partial = value is not None and 0 < value < 1
+    outcome = f"{state} {value:.2f}" if partial else state
+    pictures = [
+        tag("figure", gallery.picture(ref, _boxes(row, index), f"image {index + 1} of {row.id}"))
+        for index, ref in enumerate(row.images)
+    ]
+    asked = row.question.strip() or "(no text)"
+    body = tag(
+        "div",
+        tag(
+            "p",
+            tag("span", task_of(row), class_="pill"),
+            tag("span", outcome, class_=f"pill {state}"),
+            class_="pills",
+        ),
+        tag("p", asked, class_="question"),
+        tag(
+            "dl",
+            _line("truth", _said(row.truth, row.truth_boxes), "truth"),
+            _line("model", _said(row.prediction, row.predicted_boxes), f"predicted {state}"),
+        ),
+        _details(row, scores),
+        class_="body",
+    )
+    shown = [tag("div", *pictures, class_=f"pictures n{min(len(pictures), 3)}")] if pictures else []
+    return tag("article", *shown, body, class_="card", data_task=task_of(row), data_state=state)
+
+
+def _boxes(row: EvalRow, image: int) -> list[tuple[Box, str]]:
+    kinds = ((row.question_boxes, "asked"), (row.truth_boxes, "truth"))
+    drawn = [
+        (box, kind) for boxes, kind in (*kinds, (row.predicted_boxes, "predicted")) for box in boxes
+    ]
+    return [(box, kind) for box, kind in drawn if box.image == image]
+
+
+def _said(text: str, boxes: Sequence[Box]) -> str:
+    if text.strip():
+        return text.strip()
+    return f"{len(boxes)} box{'es' if len(boxes) != 1 else ''}" if boxes else "(nothing)"
+
+
+def _line(name: str, text: str, kind: str) -> Html:
+    return tag("div", tag("dt", name), tag("dd", text), class_=kind)
+
+
+def _details(row: EvalRow, scores: Sequence[Score]) -> Html:
+    lines = [_line(s.scorer, _score_text(s), "") for s in scores]
+    if row.blind_prediction is not None:
+        lines.append(
+            _line("with another patient's image", _said(row.blind_prediction, row.blind_boxes), "")
+        )
+    if row.majority_prediction is not None:
+        lines.append(_line("most frequent training answer", row.majority_prediction, ""))
+    if row.options:
+        lines.append(_line("options", ", ".join(row.options), ""))
+    if row.finish_reason == "length":
+        lines.append(_line("cut", "the answer reached the longest length allowed", ""))
+    lines += [_line(name, value, "") for name, value in sorted(row.attributes.items())]
+    lines.append(_line("id", row.id, ""))
+    if row.patient_id is not None:
+        lines.append(_line("patient", row.patient_id, ""))
+    return tag("details", tag("summary", "scores and comparison"), tag("dl", *lines))
+
+
+def _score_text(score: Score) -> str:
+    value = "unscored" if score.value is None else f"{score.value:.2f}"
+    return f"{value} ({score.reason})" if score.reason else value

@@ -1,0 +1,111 @@
+"""Cases whose resamples can be enumerated, or whose interval theory gives."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from medloupe.evaluate.statistics import (
+    Estimate,
+    bootstrap_mean,
+    paired_difference,
+    resampled_means,
+)
+
+
+def width(found: Estimate) -> float:
+    assert found.low is not None
+    assert found.high is not None
+    return found.high - found.low
+
+
+def test_two_patients_of_unequal_size_give_exactly_three_means() -> None:
+    # Patient a: 0 0 0, patient b: 1. Drawn aa: 0, bb: 1, ab or ba: 1 / 4; odds 1 : 1 : 2.
+    values, patients = np.array([0.0, 0, 0, 1]), ["a", "a", "a", "b"]
+    means = resampled_means(values, patients, resamples=40_000, seed=1)
+    found, counts = np.unique(means, return_counts=True)
+    assert found.tolist() == [0.0, 0.25, 1.0]
+    assert counts / 40_000 == pytest.approx([1 / 4, 1 / 2, 1 / 4], abs=0.012)  # 5 sigma
+    assert bootstrap_mean(values, patients, seed=1) == (0.25, 0.0, 1.0)
+
+
+def test_three_patients_follow_the_binomial_law() -> None:
+    # Values 0 0 1: the mean is k / 3 with k ~ Binomial(3, 1/3). P(k = 3) = 1/27 > 2.5 %.
+    means = resampled_means(np.array([0.0, 0, 1]), ["a", "b", "c"], resamples=40_000, seed=2)
+    shares = [np.mean(np.isclose(means, k / 3)) for k in range(4)]
+    assert shares == pytest.approx([8 / 27, 12 / 27, 6 / 27, 1 / 27], abs=0.013)
+    found = bootstrap_mean([0, 0, 1], ["a", "b", "c"], resamples=40_000, seed=2)
+    assert found == pytest.approx((1 / 3, 0.0, 1.0))
+
+
+def test_many_independent_patients_give_the_normal_interval() -> None:
+    values = [0.0, 1.0] * 200
+    found = bootstrap_mean(values, [str(i) for i in range(400)], resamples=10_000, seed=3)
+    half = 1.959964 * math.sqrt(0.25 / 400)  # 0.0490
+    assert found.estimate == 0.5
+    assert (found.low, found.high) == pytest.approx((0.5 - half, 0.5 + half), abs=0.004)
+
+
+def test_equal_answers_within_a_patient_widen_the_interval_by_the_root_of_their_number() -> None:
+    per_patient = np.random.default_rng(4).integers(0, 2, size=60).astype(float)
+    values = np.repeat(per_patient, 9)
+    patients = [f"p{i}" for i in range(60) for _ in range(9)]
+    clustered = bootstrap_mean(values, patients, resamples=4000, seed=5)
+    naive = bootstrap_mean(values, [str(i) for i in range(540)], resamples=4000, seed=5)
+    assert clustered.estimate == naive.estimate
+    assert width(clustered) / width(naive) == pytest.approx(3.0, rel=0.1)
+
+
+def test_where_all_agree_the_open_end_is_the_exact_binomial_bound() -> None:
+    # Clopper-Pearson for 20 of 20: 0.025 ^ (1 / 20) = 0.8316. The two questions of each of the
+    # 20 patients do not make it 40 of 40.
+    patients = [str(i // 2) for i in range(40)]
+    assert bootstrap_mean([1.0] * 40, patients, seed=0) == pytest.approx((1, 0.83157, 1), abs=1e-5)
+    assert bootstrap_mean([0.0] * 40, patients, seed=0) == pytest.approx((0, 0, 0.16843), abs=1e-5)
+
+
+def test_nothing_and_one_patient_have_no_interval() -> None:
+    assert bootstrap_mean([], [], seed=0) == (None, None, None)
+    assert paired_difference([], [], [], seed=0) == (None, None, None)
+    assert bootstrap_mean([0, 1], ["a", "a"], seed=0) == (0.5, None, None)
+
+
+def test_equal_seed_equal_numbers_whatever_the_order_of_rows() -> None:
+    rng = np.random.default_rng(6)
+    values = rng.integers(0, 2, size=200).astype(float)
+    patients = [f"p{i}" for i in rng.integers(0, 30, size=200)]
+    first = bootstrap_mean(values, patients, seed=9)
+    order = rng.permutation(200)
+    assert bootstrap_mean(values[order], [patients[i] for i in order], seed=9) == first
+    assert bootstrap_mean(values, patients, seed=10) != first
+
+
+def test_pairing_keeps_a_constant_gain_apart_from_noise() -> None:
+    rng = np.random.default_rng(7)
+    hard = rng.random(300)
+    patients = [str(i) for i in range(300)]
+    steady = paired_difference(hard + 0.01, hard, patients, seed=1)
+    assert steady == pytest.approx((0.01, 0.01, 0.01))
+    assert paired_difference(hard, hard, patients, seed=1) == (0, 0, 0)
+    shuffled = paired_difference(hard + 0.01, rng.permutation(hard), patients, seed=1)
+    assert shuffled.low is not None
+    assert shuffled.low < 0 < width(shuffled)
+
+
+def test_a_paired_difference_of_answers_has_the_interval_of_its_signs() -> None:
+    # 100 patients: 30 won, 10 lost, 60 alike. Mean 0.2, variance (0.4 - 0.04) / 100.
+    ours = [1.0] * 30 + [0.0] * 10 + [1.0] * 60
+    theirs = [0.0] * 30 + [1.0] * 10 + [1.0] * 60
+    patients = [str(i) for i in range(100)]
+    found = paired_difference(ours, theirs, patients, resamples=10_000, seed=2)
+    half = 1.959964 * math.sqrt(0.36 / 100)
+    assert found == pytest.approx((0.2, 0.2 - half, 0.2 + half), abs=0.011)
+
+
+def test_more_clusters_than_one_chunk_holds() -> None:
+    values = np.arange(10_000) % 2
+    found = bootstrap_mean(values, [str(i) for i in range(10_000)], resamples=1000, seed=1)
+    assert found.estimate == 0.5
+    assert width(found) == pytest.approx(2 * 1.96 * math.sqrt(0.25 / 10_000), rel=0.15)
