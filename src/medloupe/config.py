@@ -45,6 +45,10 @@ class Config(BaseModel):
         """Plain JSON types, from which `parse` builds an equal value."""
         return self.model_dump(mode="json")
 
+    def to_json(self) -> str:
+        """One line, the same for equal values."""
+        return self.model_dump_json()
+
     def to_yaml(self) -> str:
         """The resolved value as YAML, fields in the order of the class."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
@@ -239,7 +243,7 @@ def _readable(
 
 def _fields_at(cls: type[Config], data: Any, loc: tuple[int | str, ...]) -> list[str]:
     """The field names of the config that stands at `loc` (for suggestions)."""
-    current: type[BaseModel] | None = cls
+    current = _model_in(cls, data)
     for part in loc:
         if current is None:
             return []

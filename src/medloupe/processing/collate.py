@@ -1,0 +1,33 @@
+"""Rows -> a padded batch. Padding carries segment -1, label -100 and position 0."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from medloupe.types import Batch, ModelInput
+
+
+def collate(
+    rows: Sequence[ModelInput],
+    *,
+    pad_id: int,
+    pixel_values: torch.Tensor | None = None,
+    image_features: torch.Tensor | None = None,
+) -> Batch:
+    """Pad on the right. The images of the rows, in order, are `pixel_values` or `image_features`."""
+
+    def padded(tensors: list[torch.Tensor], value: int) -> torch.Tensor:
+        return pad_sequence(tensors, batch_first=True, padding_value=value)
+
+    return Batch(
+        ids=tuple(name for row in rows for name in row.ids),
+        input_ids=padded([row.input_ids for row in rows], pad_id),
+        labels=padded([row.labels for row in rows], -100),
+        position_ids=padded([row.position_ids for row in rows], 0),
+        segments=padded([row.segments for row in rows], -1),
+        pixel_values=pixel_values,
+        image_features=image_features,
+    )

@@ -1,0 +1,216 @@
+"""Conversation -> ModelInput. One value holds everything between a file and the model's input, is saved
+with the checkpoint and is used unchanged in training, evaluation and serving.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from medloupe.config import Config, read_yaml
+from medloupe.errors import CheckpointError, MedLoupeError, PromptError
+from medloupe.imaging.transforms import Geometry, ImageTransform
+from medloupe.processing.boxes import BoxEncoding, Views
+from medloupe.processing.prompt import PromptRenderer, Run
+from medloupe.types import Box, Conversation, ImageLayout, ImageRef, ModelInput
+
+IGNORE = -100
+FILE = "medloupe_processor.json"
+SizeOf = Callable[[ImageRef], tuple[int, int]]
+
+
+class ProcessorConfig(Config):
+    """How files become tokens: the image transform, the box encoding, the prompt and the limit.
+
+    `system` is the system message of conversations that have none (None: the template's own).
+    `max_length` is in tokens, image tokens included; a longer row is an error, never cut.
+    """
+
+    transform: ImageTransform = ImageTransform()
+    boxes: BoxEncoding = BoxEncoding()
+    system: str | None = None
+    max_length: int = 2048
+
+
+class SavedProcessor(Config):
+    """What is written beside a checkpoint."""
+
+    config: ProcessorConfig
+    layout: ImageLayout
+    image_token_id: int
+
+
+class Processor:
+    """Tokenises conversations for one model. Stateless but for the tokenizer."""
+
+    def __init__(
+        self,
+        config: ProcessorConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        layout: ImageLayout,
+        image_token_id: int,
+    ) -> None:
+        self.config, self.tokenizer = config, tokenizer
+        self.layout, self.image_token_id = layout, image_token_id
+        self.renderer = PromptRenderer(tokenizer, system=config.system)
+
+    @cached_property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """The tokens that end an answer: the one the template writes, and the tokenizer's EOS."""
+        written = self._ids(self.renderer.after_answer, first=False)
+        ends = [i for i in written if i in self.tokenizer.all_special_ids][:1]
+        if self.tokenizer.eos_token_id is not None:
+            ends.append(int(self.tokenizer.eos_token_id))
+        if not ends:
+            raise PromptError("the tokenizer has no end-of-sequence token", remedy="Set eos_token")
+        return tuple(dict.fromkeys(ends))
+
+    def encode(self, conversation: Conversation, size_of: SizeOf) -> ModelInput:
+        """One conversation as one row; with an answer it carries labels, without it ends in the
+        generation prompt. `size_of` gives an image's (width, height) in original pixels; it is asked
+        only for images with boxes.
+
+        Raises:
+            PromptError: see `PromptRenderer.runs`; also a row longer than `max_length`.
+        """
+        try:
+            runs = self.renderer.runs(conversation, self._box_text(conversation, size_of))
+        except MedLoupeError as error:
+            raise error.at(row=conversation.id) from None
+        ids: list[int] = self._leading(runs)
+        labels: list[int] = [IGNORE] * len(ids)
+        for place, run in enumerate(runs):
+            piece = self._piece(run, first=place == 0)
+            ends = self._ends(runs, place)
+            ids += piece + ends
+            labels += piece + ends if run.learned else [IGNORE] * len(piece)
+            if place and runs[place - 1].learned:
+                closing = self._closing(piece)
+                labels[len(ids) - len(piece) : len(ids) - len(piece) + closing] = piece[:closing]
+        if len(ids) > self.config.max_length:
+            raise PromptError(
+                f"{len(ids)} tokens, the limit is {self.config.max_length}",
+                row=conversation.id,
+                remedy="Raise processor.max_length, or shorten the row",
+            )
+        return ModelInput(
+            ids=(conversation.id,),
+            input_ids=torch.tensor(ids),
+            labels=torch.tensor(labels),
+            position_ids=torch.arange(len(ids)),
+            segments=torch.zeros(len(ids), dtype=torch.long),
+            images=conversation.images,
+        )
+
+    def geometries(self, conversation: Conversation, size_of: SizeOf) -> tuple[Geometry, ...]:
+        """Where each image's original pixels lie in the model's view."""
+        return tuple(
+            self.config.transform.geometry(*size_of(image)) for image in conversation.images
+        )
+
+    def read_boxes(self, text: str, conversation: Conversation, size_of: SizeOf) -> tuple[Box, ...]:
+        """The boxes of an answer, in original pixels of the conversation's last image."""
+        last = len(conversation.images) - 1
+        if last < 0:
+            return ()
+        return tuple(
+            self.config.boxes.read(text, self.geometries(conversation, size_of), image=last)
+        )
+
+    def answer_text(self, conversation: Conversation, size_of: SizeOf) -> str:
+        """The answer as the model is taught to write it, boxes spelt out; empty without an answer."""
+        runs = self.renderer.runs(conversation, self._box_text(conversation, size_of))
+        return next((run.text for run in reversed(runs) if run.learned), "")
+
+    def decode(self, token_ids: list[int]) -> str:
+        """The text of generated tokens, without control tokens and outer white space."""
+        text = self.tokenizer.decode(token_ids, skip_special_tokens=True)
+        assert isinstance(text, str)
+        return text.strip()
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer and this value into a checkpoint folder."""
+        self.tokenizer.save_pretrained(folder)
+        saved = SavedProcessor(
+            config=self.config, layout=self.layout, image_token_id=self.image_token_id
+        )
+        (folder / FILE).write_text(saved.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Processor:
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: the folder holds no processor.
+        """
+        path = folder / FILE
+        if not path.is_file():
+            raise CheckpointError(f"not a saved model: no {FILE}", file=str(folder))
+        saved = SavedProcessor.parse(read_yaml(path), file=str(path))
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        return cls(saved.config, tokenizer, saved.layout, saved.image_token_id)
+
+    def _box_text(self, conversation: Conversation, size_of: SizeOf) -> dict[int, str]:
+        boxes = [part for part in conversation.parts() if isinstance(part, Box)]
+        if not boxes:
+            return {}
+        views = Views(geometries=self.geometries(conversation, size_of))
+        return {i: self.config.boxes.write(box, views.of(box)) for i, box in enumerate(boxes)}
+
+    def _piece(self, run: Run, *, first: bool) -> list[int]:
+        if run.image is None:
+            return self._ids(run.text.strip() if run.learned else run.text, first=first)
+        if run.image.kind == "volume":
+            raise PromptError(
+                f"{run.image.uri!r} is a volume; this model's encoder reads 2D images",
+                remedy="Choose a slice with frame, or a model with a volume encoder",
+            )
+        return [self.image_token_id] * self.layout.tokens
+
+    def _ids(self, text: str, *, first: bool) -> list[int]:
+        """Token ids of a piece, as they are in the middle of a text unless it is the `first`.
+
+        SentencePiece tokenizers put a space before a text; an anchor in front keeps it away.
+        """
+        if first or not self._adds_space:
+            return self._plain_ids(text)
+        anchor = self._plain_ids("\n")
+        ids = self._plain_ids("\n" + text)
+        return ids[len(anchor) :] if ids[: len(anchor)] == anchor else self._plain_ids(text)
+
+    def _plain_ids(self, text: str) -> list[int]:
+        return [int(i) for i in self.tokenizer.encode(text, add_special_tokens=False)]
+
+    @cached_property
+    def _adds_space(self) -> bool:
+        ids = self._plain_ids("a")
+        return bool(ids) and self.tokenizer.convert_ids_to_tokens(ids)[0].startswith("▁")
+
+    def _leading(self, runs: list[Run]) -> list[int]:
+        """One BOS: the tokenizer's own, unless the template has written it already."""
+        bos = self.tokenizer.bos_token_id
+        special = self.tokenizer.encode("", add_special_tokens=True)
+        if bos is None or not special or special[0] != bos:
+            return []
+        begins = runs[0].text.startswith(str(self.tokenizer.bos_token))
+        return [] if begins else [int(bos)]
+
+    def _ends(self, runs: list[Run], place: int) -> list[int]:
+        """An end token after an answer whose template writes none."""
+        if not runs[place].learned:
+            return []
+        after = runs[place + 1].text if place + 1 < len(runs) else ""
+        return [] if self._closing(self._ids(after, first=False)) else [self.end_token_ids[0]]
+
+    def _closing(self, piece: list[int]) -> int:
+        """How many tokens after an answer close it: up to an end token, over white space only."""
+        for place, token in enumerate(piece):
+            if token in self.end_token_ids:
+                return place + 1
+            if not str(self.tokenizer.decode([token])).isspace():
+                return 0
+        return 0
