@@ -44,7 +44,8 @@ class Box(Config):
     """A labelled box in the original pixels of image number `image` of its conversation or record.
 
     Edges are continuous coordinates: pixel column j covers [j, j + 1), so a box round one pixel is
-    one wide. `z1`, `z2` are slice coordinates of a volume, in voxels of the stored array.
+    one wide. `z1`, `z2` are slice coordinates of a volume, in voxels of the stored array. `words`
+    say more than the label does (a side, a size); they are never part of the box's text.
     """
 
     type: Literal["box"] = "box"
@@ -57,6 +58,7 @@ class Box(Config):
     z2: float | None = None
     image: int = Field(default=0, ge=0)
     score: float | None = None
+    words: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _ordered(self) -> Box:

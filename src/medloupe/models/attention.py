@@ -23,8 +23,10 @@ def branch_mask(segments_BL: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     before = torch.ones(length, length, dtype=torch.bool, device=segments_BL.device).tril()
     itself = torch.eye(length, dtype=torch.bool, device=segments_BL.device)
     visible = before & ((key == query) | (key == 0)) & (query >= 0) & (key >= 0)
+    # bfloat16's lowest is finite in float32 too, so autocast does not turn it into -inf.
+    lowest = torch.finfo(torch.float16 if dtype == torch.float16 else torch.bfloat16).min
     mask = torch.zeros(visible.shape, dtype=dtype, device=segments_BL.device)
-    mask.masked_fill_(~(visible | itself), torch.finfo(dtype).min)
+    mask.masked_fill_(~(visible | itself), lowest)
     return mask[:, None]
 
 

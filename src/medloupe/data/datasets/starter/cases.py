@@ -1,7 +1,7 @@
 """Truth as records state it: what the questions are made from, and what anybody can read again.
 
 A `Record` holds every lesion as a box whose label is its kind. `attributes` say, in the order of
-the boxes, on which side each lies (`sides`: left, right or none) and how wide it is
+the boxes, on which side each lies (the box's one word, or none) and how wide it is
 (`lesion_widths`, percent of the image's width), and further `plane`, `diagnosis`, the widest
 lesion (`lesion_width_percent`) and the `affine` (4 x 4 JSON: column, row, slice -> RAS+ mm).
 """
@@ -75,10 +75,15 @@ class Case:
         attributes = self.record.attributes
         if not self.record.boxes:
             return ()
-        sides, widths = attributes["sides"].split(","), attributes["lesion_widths"].split(",")
+        widths = attributes["lesion_widths"].split(",")
         return tuple(
-            Finding(box.label, box, float(width), "" if side == "none" else side)
-            for box, side, width in zip(self.record.boxes, sides, widths, strict=True)
+            Finding(
+                box.label,
+                box.model_copy(update={"words": ()}),
+                float(width),
+                box.words[0] if box.words else "",
+            )
+            for box, width in zip(self.record.boxes, widths, strict=True)
         )
 
     @cached_property
@@ -121,7 +126,6 @@ def make_record(
     } | (study or {})
     if ordered:
         attributes |= {
-            "sides": ",".join(finding.side or "none" for finding in ordered),
             "lesion_widths": ",".join(f"{finding.width:.3f}" for finding in ordered),
             "lesion_width_percent": f"{ordered[0].width:.3f}",
         }
@@ -133,7 +137,10 @@ def make_record(
         date_offset_days=days,
         images=(image,),
         labels=(plane, *present, diagnosis),
-        boxes=tuple(finding.box for finding in ordered),
+        boxes=tuple(
+            finding.box.model_copy(update={"words": (finding.side,) if finding.side else ()})
+            for finding in ordered
+        ),
         prior=prior,
         attributes=attributes,
         split=split,

@@ -1,0 +1,327 @@
+"""The training loop. One process; `Trainer.backward` and `Trainer.update` are the seam for engines.
+
+Reading order: `fit` runs the stages, `_run` is the loop of one stage, `_step` is one update.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from medloupe.errors import CheckpointError, TrainingError
+from medloupe.models.vlm import PARTS, VisionLanguageModel
+from medloupe.train.checkpoint import CheckpointFolder, Found
+from medloupe.train.log import TrainLog
+from medloupe.train.lora import attach_lora, merge_lora
+from medloupe.train.objectives.base import Micro, Objective, Progress, StageContext
+from medloupe.train.optimizer import build_optimizer, set_rates, trained_parameters
+from medloupe.train.order import BatchOrder
+from medloupe.train.stages import StageConfig, TrainConfig
+
+Hook = Callable[[int, VisionLanguageModel], dict[str, float]]
+MakeContext = Callable[[bool], StageContext]
+
+
+@dataclass(kw_only=True)
+class StageState:
+    """What a stage needs to go on: the loop reads and writes only this."""
+
+    number: int
+    stage: StageConfig
+    objective: Objective
+    optimizer: torch.optim.AdamW
+    order: BatchOrder
+    total: int
+    step: int = 0
+    refused: int = 0
+    seconds: float = 0.0
+    parameters: list[tuple[str, nn.Parameter]] = field(default_factory=list)
+
+
+class Trainer:
+    """Runs the stages of a `TrainConfig` on one model.
+
+    `context(frozen_encoder)` builds the objective's inputs; `hook(step, model)` may evaluate. Logs go
+    to `folder/train.jsonl`, checkpoints to `folder/checkpoints`.
+    """
+
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        config: TrainConfig,
+        folder: Path,
+        context: MakeContext,
+        *,
+        hook: Hook | None = None,
+        progress: Progress,
+    ) -> None:
+        self.model, self.config, self.context = model, config, context
+        self.hook, self.progress = hook, progress
+        self.log = TrainLog(folder / "train.jsonl")
+        self.checkpoints = CheckpointFolder(folder / "checkpoints", keep=config.keep)
+
+    def fit(self, *, resume: bool = False) -> None:
+        """Run every stage, or what is left of them.
+
+        Raises:
+            CheckpointError: the run has checkpoints already and `resume` is false.
+            TrainingError: nothing to train on, or too many non-finite steps.
+        """
+        found = self.checkpoints.found()
+        if found and not resume:
+            raise CheckpointError(
+                "this run has checkpoints already",
+                file=str(self.checkpoints.folder),
+                remedy="Pass --resume to go on, or choose another --out",
+            )
+        if found:
+            self._rewind_log(found[-1])
+        for number, stage in enumerate(self.config.stages):
+            here = [f for f in found if f.stage == number]
+            if here and here[-1].step is None:
+                continue
+            ends = [f for f in found if f.stage < number and f.step is None]
+            if ends:
+                self._load_parts(ends[-1])
+            self._stage(number, stage, here[-1] if here else None)
+            found = self.checkpoints.found()
+        if found and not self._is_loaded(found[-1]):
+            self._load_parts(found[-1])
+        self.model.train(False)
+
+    def _stage(self, number: int, stage: StageConfig, found: Found | None) -> None:
+        torch.manual_seed(self.config.seed + number)
+        self._freeze(stage)
+        objective = stage.objective.build(self.context("encoder" not in stage.trainable))
+        adapted = attach_lora(self.model, stage.lora) if stage.lora else None
+        self._check_types(stage)
+        self.model.train()
+        state = self._state(number, stage, objective)
+        self._log_stage(state)
+        if found is not None:
+            self._restore(state, found)
+        self._run(state)
+        if adapted is not None:
+            merge_lora(self.model, adapted)
+        self.model.requires_grad_(False)
+        parts = {part for stage in self.config.stages[: number + 1] for part in stage.trainable}
+        weights = {part: self.model.get_submodule(part).state_dict() for part in sorted(parts)}
+        self.checkpoints.write(number, stage.name, None, {"parts": weights})
+        self._loaded = (number, None)
+
+    def _run(self, state: StageState) -> None:
+        stage, accumulate = state.stage, state.stage.accumulate
+        while state.step < state.total:
+            started = time.perf_counter()
+            factor = set_rates(state.optimizer, stage, state.step, state.total)
+            first = state.step * accumulate
+            micros = [
+                state.objective.micro(state.order.batch(first + k)) for k in range(accumulate)
+            ]
+            waited = time.perf_counter() - started
+            loss, norm = self._step(state, micros)
+            state.step += 1
+            state.seconds += time.perf_counter() - started
+            self._log_step(state, micros, loss, norm, factor, waited, time.perf_counter() - started)
+            if state.step % self.config.save_every == 0 and state.step < state.total:
+                self._save(state)
+            if self.hook and self.config.evaluate_every:
+                self._evaluate(state)
+
+    def _step(self, state: StageState, micros: Sequence[Micro]) -> tuple[float, float]:
+        """One update from all micro-batches; refused before the update if it is not finite."""
+        state.optimizer.zero_grad(set_to_none=True)
+        count = sum(micro.count for micro in micros)
+        total = 0.0
+        for micro in micros:
+            with torch.autocast("cpu", torch.bfloat16, enabled=state.stage.precision == "bf16"):
+                loss = state.objective.loss(micro) / count
+            self.backward(loss)
+            total += float(loss.detach())
+        parameters = [parameter for _, parameter in state.parameters]
+        norm = float(nn.utils.clip_grad_norm_(parameters, state.stage.clip))
+        if math.isfinite(total) and math.isfinite(norm):
+            self.update(state)
+            state.refused = 0
+        else:
+            self._refuse(state, micros, total, norm)
+        return total, norm
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Where an engine hooks in its own backward."""
+        loss.backward()
+
+    def update(self, state: StageState) -> None:
+        """Where an engine hooks in its own update."""
+        state.optimizer.step()
+
+    def _refuse(self, state: StageState, micros: Sequence[Micro], loss: float, norm: float) -> None:
+        rows = [name for micro in micros for name in micro.batch.ids]
+        state.refused += 1
+        self.log.write(
+            {
+                "event": "refused",
+                "number": state.number,
+                "step": state.step + 1,
+                "loss": str(loss),
+                "grad_norm": str(norm),
+                "rows": rows,
+            }
+        )
+        if state.refused >= self.config.max_refused:
+            raise TrainingError(
+                f"{state.refused} steps in a row had a non-finite loss ({loss}) or gradient ({norm})",
+                row=", ".join(rows[:8]),
+                field=f"stage {state.stage.name}, step {state.step + 1}",
+                remedy="Lower the learning rate, or set precision to fp32; checkpoints are good",
+            )
+
+    def _freeze(self, stage: StageConfig) -> None:
+        for part in PARTS:
+            trains = part in stage.trainable and not (part == "language_model" and stage.lora)
+            self.model.get_submodule(part).requires_grad_(trains)
+
+    def _check_types(self, stage: StageConfig) -> None:
+        for part, named in trained_parameters(self.model).items():
+            for name, parameter in named:
+                if parameter.dtype != torch.float32:
+                    raise TrainingError(
+                        f"{name} trains in {parameter.dtype}: small updates would be lost",
+                        field=f"stage {stage.name}",
+                        remedy="Set model.language.dtype=float32, or train it with lora",
+                    )
+            if part in stage.trainable and not named:
+                raise TrainingError(f"{part} has nothing to train", field=f"stage {stage.name}")
+
+    def _state(self, number: int, stage: StageConfig, objective: Objective) -> StageState:
+        head = objective.head()
+        order = BatchOrder(objective.lengths, stage.batch_size, self.config.seed + number)
+        total = stage.steps or math.ceil(stage.epochs * order.per_epoch / stage.accumulate)
+        named = [item for part in trained_parameters(self.model).values() for item in part]
+        if head is not None:
+            named += [(f"head.{name}", parameter) for name, parameter in head.named_parameters()]
+        return StageState(
+            number=number,
+            stage=stage,
+            objective=objective,
+            optimizer=build_optimizer(self.model, stage, head),
+            order=order,
+            total=total,
+            parameters=named,
+        )
+
+    def _save(self, state: StageState) -> None:
+        self.checkpoints.write(
+            state.number,
+            state.stage.name,
+            state.step,
+            {
+                "parameters": {name: p.detach() for name, p in state.parameters},
+                "optimizer": state.optimizer.state_dict(),
+                "random": torch.get_rng_state(),
+                "step": state.step,
+                "refused": state.refused,
+                "seconds": state.seconds,
+                "stage": state.stage.to_dict(),
+            },
+        )
+
+    def _restore(self, state: StageState, found: Found) -> None:
+        saved = self.checkpoints.read(found)
+        if saved["stage"] != state.stage.to_dict():
+            raise CheckpointError(
+                f"stage {state.stage.name!r} differs from the one that wrote the checkpoint",
+                file=str(found.path),
+                remedy="Resume with the run's own run.yaml",
+            )
+        with torch.no_grad():
+            for name, parameter in state.parameters:
+                parameter.copy_(saved["parameters"][name])
+        state.optimizer.load_state_dict(saved["optimizer"])
+        torch.set_rng_state(saved["random"])
+        state.step, state.refused = saved["step"], saved["refused"]
+        state.seconds = saved["seconds"]
+
+    def _load_parts(self, found: Found) -> None:
+        if self._is_loaded(found):
+            return
+        for part, weights in self.checkpoints.read(found)["parts"].items():
+            self.model.get_submodule(part).load_state_dict(weights)
+        self._loaded = (found.stage, found.step)
+
+    def _is_loaded(self, found: Found) -> bool:
+        return self._loaded == (found.stage, found.step)
+
+    _loaded: tuple[int, int | None] = (-1, None)
+
+    def _rewind_log(self, last: Found) -> None:
+        if last.step is None:
+            self.log.rewind(last.stage + 1, -1)
+        else:
+            self.log.rewind(last.stage, last.step)
+
+    def _evaluate(self, state: StageState) -> None:
+        assert self.hook is not None
+        assert self.config.evaluate_every is not None
+        if state.step % self.config.evaluate_every and state.step != state.total:
+            return
+        self.model.train(False)
+        random = torch.get_rng_state()
+        metrics = self.hook(state.step, self.model)
+        torch.set_rng_state(random)
+        self.model.train()
+        row = {"event": "metrics", "number": state.number, "stage": state.stage.name}
+        self.log.write({**row, "step": state.step, **metrics})
+
+    def _log_stage(self, state: StageState) -> None:
+        counts = {
+            part: sum(p.numel() for _, p in named)
+            for part, named in trained_parameters(self.model).items()
+        }
+        self.log.write(
+            {
+                "event": "stage",
+                "number": state.number,
+                "stage": state.stage.name,
+                "step": 0,
+                "steps": state.total,
+                "rows": len(state.objective.lengths),
+                "trainable": {part: number for part, number in counts.items() if number},
+                "frozen": [part for part, number in counts.items() if not number],
+            }
+        )
+
+    def _log_step(
+        self,
+        state: StageState,
+        micros: Sequence[Micro],
+        loss: float,
+        norm: float,
+        factor: float,
+        waited: float,
+        seconds: float,
+    ) -> None:
+        tokens, padding = sum(m.tokens for m in micros), sum(m.padding for m in micros)
+        row: dict[str, Any] = {
+            "event": "step",
+            "number": state.number,
+            "stage": state.stage.name,
+            "step": state.step,
+            "loss": loss if math.isfinite(loss) else str(loss),
+            "grad_norm": norm if math.isfinite(norm) else str(norm),
+            "rate": factor,
+            "tokens": tokens,
+            "tokens_per_second": round(tokens / seconds, 1),
+            "padding_share": round(padding / max(tokens + padding, 1), 4),
+            "data_wait_share": round(waited / seconds, 4),
+            "seconds": round(state.seconds, 3),
+        }
+        self.log.write(row)
+        self.progress(f"train {state.stage.name} (loss {loss:.3f})", state.step, state.total)

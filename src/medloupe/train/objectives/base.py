@@ -1,0 +1,114 @@
+"""What an objective is: rows it can put into batches, and a loss that is a sum over counted targets.
+
+The loop divides by the count over all micro-batches of a step, so that accumulation and padding change
+no gradient.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from medloupe.config import ComponentConfig
+from medloupe.data.dataset import Dataset
+from medloupe.models.vlm import VisionLanguageModel
+from medloupe.processing import ImageSource, Processor
+from medloupe.types import Batch, ImageRef
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageContext:
+    """What an objective builds its rows from. `frozen_encoder`: its features may be kept."""
+
+    model: VisionLanguageModel
+    processor: Processor
+    dataset: Dataset
+    images: ImageSource
+    frozen_encoder: bool
+    progress: Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Micro:
+    """One micro-batch: the tensors, and how many targets its loss sums over."""
+
+    batch: Batch
+    targets: torch.Tensor | None
+    count: float
+    tokens: int
+    padding: int
+
+
+class Objective(abc.ABC):
+    """Rows of one stage and their loss."""
+
+    @property
+    @abc.abstractmethod
+    def lengths(self) -> Sequence[int]:
+        """The cost of each row, for grouping rows of similar length."""
+
+    @abc.abstractmethod
+    def micro(self, rows: Sequence[int]) -> Micro:
+        """Build the batch of these rows."""
+
+    @abc.abstractmethod
+    def loss(self, micro: Micro) -> torch.Tensor:
+        """The loss summed over `micro.count` targets."""
+
+    def head(self) -> nn.Module | None:
+        """Parameters of the objective itself; they train with the connector and are then dropped."""
+        return None
+
+
+class ObjectiveConfig(ComponentConfig):
+    """Base of all objective configs."""
+
+    family: ClassVar[str] = "objective"
+    table: ClassVar[Mapping[str, str]] = {
+        "language": "medloupe.train.objectives.language:LanguageObjectiveConfig",
+        "grounding": "medloupe.train.objectives.grounding:GroundingObjectiveConfig",
+    }
+
+    @abc.abstractmethod
+    def build(self, context: StageContext) -> Objective:
+        """Read, check and encode every row, before any training.
+
+        Raises:
+            TrainingError: there are no rows.
+            PromptError, ImageError: a row that cannot be used, with its id.
+        """
+
+
+class FrozenFeatures:
+    """Encoder features of every image, computed once where the encoder does not train."""
+
+    def __init__(self, context: StageContext, *, batch_size: int = 16) -> None:
+        self.context, self.batch_size = context, batch_size
+        self._features: dict[str, torch.Tensor] = {}
+
+    def fill(self, refs: Sequence[ImageRef]) -> None:
+        """Encode the images that are not here yet."""
+        missing = list({ref.to_json(): ref for ref in refs}.items())
+        for start in range(0, len(missing), self.batch_size):
+            part = missing[start : start + self.batch_size]
+            views = self.context.images.views([ref for _, ref in part])
+            assert views is not None
+            with torch.no_grad():
+                features = self.context.model.encoder(views)
+            self._features |= {
+                key: one.clone() for (key, _), one in zip(part, features, strict=True)
+            }
+            self.context.progress("encode images", start + len(part), len(missing))
+
+    def of(self, refs: Sequence[ImageRef]) -> torch.Tensor | None:
+        """`[N, T, C]`, or None without images."""
+        if not refs:
+            return None
+        return torch.stack([self._features[ref.to_json()] for ref in refs])

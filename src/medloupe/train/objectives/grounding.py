@@ -1,0 +1,174 @@
+"""The grounding objective: image tokens learn to say, in the language model's own words, what they show.
+
+Through a language model the signal from a small lesion to the encoder is faint: thousands of steps
+pass before it says more than the prior. Here it is direct. Each label is the direction of its words'
+input embeddings in the language model. An image token inside a box is pulled along the directions of
+the box's label and words, all other tokens are pushed off them, and the mean token is pulled along the
+image's own labels (a plane, a view, a diagnosis). The language model is not run, only its embedding
+table is read, and what is learned sits in the encoder and the connector, in the very space in which
+the next stage reads. Needs `Record`s with boxes or labels in the training split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn import functional as F
+
+from medloupe.errors import TrainingError
+from medloupe.imaging.transforms import Geometry, clip_box
+from medloupe.models.vlm import VisionLanguageModel
+from medloupe.processing import Processor
+from medloupe.train.objectives.base import Micro, Objective, ObjectiveConfig, StageContext
+from medloupe.types import Batch, Box, ImageLayout, Record
+
+# Logit per unit of a token's length along a word's direction, and the logit of a token without any.
+SLOPE = 3.0
+OFFSET = -4.0
+
+
+class GroundingObjectiveConfig(ObjectiveConfig):
+    """`cover` is the share of a token's cell (or of the box, if that is smaller) that a box must cover
+    for the token to be one of the box's; the token at a box's centre always is. `image_weight` weighs
+    image labels against boxes; `focal` is the exponent of Lin et al. 2017, eq. 4. `min_count` leaves
+    out words with fewer training boxes or images."""
+
+    cover: float = Field(default=0.25, gt=0, le=1)
+    image_weight: float = Field(default=1.0, ge=0)
+    focal: float = Field(default=2.0, ge=0)
+    min_count: int = Field(default=10, ge=1)
+
+    def build(self, context: StageContext) -> GroundingObjective:
+        return GroundingObjective(self, context)
+
+
+class GroundingObjective(Objective):
+    """See `GroundingObjectiveConfig`. K words; targets are `[N, tokens + 1, K]`, the last row for the
+    whole image: 1 yes, 0 no, -1 not asked."""
+
+    def __init__(self, config: GroundingObjectiveConfig, context: StageContext) -> None:
+        self.config, self.model, self.images = config, context.model, context.images
+        self.layout = context.model.layout
+        self.records = [
+            record
+            for record in context.dataset.records
+            if record.split == "train" and len(record.images) == 1
+            and record.images[0].kind == "image" and (record.boxes or record.labels)
+        ]  # fmt: skip
+        if not self.records:
+            raise TrainingError(
+                "no training record with one 2D image and a box or label",
+                remedy="Grounding needs records.jsonl; leave this stage out for data without it",
+            )
+        self.box_words, self.image_words = vocabulary(self.records, config.min_count)
+        self.words = (*self.box_words, *self.image_words)
+        self.directions_KD = word_directions(self.model, context.processor, self.words)
+        self.bias = nn.ParameterList([nn.Parameter(torch.full((len(self.words),), OFFSET))])
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        return [1] * len(self.records)
+
+    def head(self) -> nn.Module:
+        return self.bias
+
+    def micro(self, rows: Sequence[int]) -> Micro:
+        chosen = [self.records[row] for row in rows]
+        views = self.images.views([record.images[0] for record in chosen])
+        targets = torch.stack([self._targets(record) for record in chosen])
+        nothing = torch.zeros(len(chosen), 0, dtype=torch.long)
+        boxes = targets[:, :-1, : len(self.box_words)]
+        return Micro(
+            batch=Batch(
+                ids=tuple(record.id for record in chosen),
+                input_ids=nothing,
+                labels=nothing,
+                position_ids=nothing,
+                segments=nothing,
+                pixel_values=views,
+            ),
+            targets=targets,
+            count=max(float((boxes > 0).sum()), 1.0),
+            tokens=len(chosen) * self.layout.tokens,
+            padding=0,
+        )
+
+    def loss(self, micro: Micro) -> torch.Tensor:
+        assert micro.targets is not None
+        tokens_NUD = self.model.image_tokens(micro.batch.pixel_values)
+        assert tokens_NUD is not None
+        directions = self.directions_KD.to(tokens_NUD.dtype)
+        logits = (tokens_NUD @ directions.T).float() * SLOPE + self.bias[0]
+        split = len(self.box_words)
+        local = self._focal(logits[:, :, :split], micro.targets[:, :-1, :split]).sum()
+        whole = self._focal(logits[:, :, split:].mean(1), micro.targets[:, -1, split:])
+        return local + self.config.image_weight * micro.count * whole.mean()
+
+    def _focal(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        wrong = (targets - torch.sigmoid(logits)).abs().detach()
+        return loss * wrong**self.config.focal
+
+    def _targets(self, record: Record) -> torch.Tensor:
+        targets = torch.zeros(self.layout.tokens + 1, len(self.words))
+        geometry = self.images.transform.geometry(*self.images.size_of(record.images[0]))
+        for box in record.boxes:
+            cells = covered_cells(box, geometry, self.layout, self.config.cover)
+            for word in {box.label, *box.words} & set(self.box_words):
+                targets[cells, self.box_words.index(word)] = 1.0
+        for word in set(record.labels) & set(self.image_words):
+            targets[-1, len(self.box_words) + self.image_words.index(word)] = 1.0
+        return targets
+
+
+def vocabulary(
+    records: Sequence[Record], min_count: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The words of boxes, and those of images that no box has; sorted, each often enough."""
+    boxes: dict[str, int] = {}
+    images: dict[str, int] = {}
+    for record in records:
+        for box in record.boxes:
+            for word in {box.label, *box.words}:
+                boxes[word] = boxes.get(word, 0) + 1
+        for word in set(record.labels):
+            images[word] = images.get(word, 0) + 1
+    local = tuple(sorted(word for word, number in boxes.items() if number >= min_count))
+    whole = tuple(
+        sorted(w for w, number in images.items() if number >= min_count and w not in boxes)
+    )
+    return local, whole
+
+
+def word_directions(
+    model: VisionLanguageModel, processor: Processor, words: Sequence[str]
+) -> torch.Tensor:
+    """`[K, D]`, unit length: the mean input embedding of each word's tokens, less the table's mean."""
+    table = model.get_input_embeddings().weight.detach().float()
+    encode = processor.tokenizer.encode
+    rows = [table[encode(" " + word, add_special_tokens=False)].mean(0) for word in words]
+    return F.normalize(torch.stack(rows) - table.mean(0), dim=1)
+
+
+def covered_cells(box: Box, geometry: Geometry, layout: ImageLayout, cover: float) -> list[int]:
+    """The tokens of a box: those whose cell it covers by `cover`, and the one at its centre."""
+    seen = clip_box(geometry.forward_box(box), geometry.view)
+    if seen is None:
+        return []
+    width, height = geometry.view[0] / layout.columns, geometry.view[1] / layout.rows
+    least = cover * min(width * height, (seen.x2 - seen.x1) * (seen.y2 - seen.y1))
+    centre = (
+        min(int((seen.x1 + seen.x2) / 2 / width), layout.columns - 1),
+        min(int((seen.y1 + seen.y2) / 2 / height), layout.rows - 1),
+    )
+    cells = []
+    for row in range(int(seen.y1 / height), min(int(seen.y2 / height) + 1, layout.rows)):
+        for column in range(int(seen.x1 / width), min(int(seen.x2 / width) + 1, layout.columns)):
+            across = min(seen.x2, (column + 1) * width) - max(seen.x1, column * width)
+            down = min(seen.y2, (row + 1) * height) - max(seen.y1, row * height)
+            if (column, row) == centre or across * down >= least:
+                cells.append(row * layout.columns + column)
+    return cells

@@ -1,0 +1,117 @@
+"""The language objective: cross-entropy on answers, the questions of an image behind one prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+
+from medloupe.errors import TrainingError
+from medloupe.models.attention import refuse_unmaskable
+from medloupe.processing import collate, pack_branches
+from medloupe.train.objectives.base import (
+    FrozenFeatures,
+    Micro,
+    Objective,
+    ObjectiveConfig,
+    StageContext,
+)
+from medloupe.types import Conversation, ModelInput
+
+
+class LanguageObjectiveConfig(ObjectiveConfig):
+    """Which training conversations are taught, and how they are packed.
+
+    `tasks` empty means all. `ranges` keeps rows whose numeric attribute lies in [low, high]; rows
+    without the attribute stay (a curriculum of lesion widths is a list of stages with ranges).
+    `pack` puts the questions of an image behind one prefix, up to `row_tokens` a row.
+    """
+
+    tasks: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()
+    ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    pack: bool = True
+    row_tokens: int = Field(default=1024, ge=1)
+
+    def keeps(self, conversation: Conversation) -> bool:
+        """Whether this stage teaches the conversation."""
+        if self.tasks and conversation.task not in self.tasks:
+            return False
+        if self.languages and conversation.language not in self.languages:
+            return False
+        return all(
+            low <= float(conversation.attributes[name]) <= high
+            for name, (low, high) in self.ranges.items()
+            if name in conversation.attributes
+        )
+
+    def build(self, context: StageContext) -> LanguageObjective:
+        return LanguageObjective(self, context)
+
+
+class LanguageObjective(Objective):
+    """See `LanguageObjectiveConfig`."""
+
+    def __init__(self, config: LanguageObjectiveConfig, context: StageContext) -> None:
+        self.model, self.processor, self.images = context.model, context.processor, context.images
+        self.rows = self._encoded(config, context)
+        if config.pack:
+            refuse_unmaskable(self.model.language_model.config)
+            self.rows = pack_branches(
+                self.rows,
+                image_token_id=self.processor.image_token_id,
+                max_tokens=config.row_tokens,
+            )
+        self.features = FrozenFeatures(context) if context.frozen_encoder else None
+        if self.features is not None:
+            self.features.fill([image for row in self.rows for image in row.images])
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        return [len(row.input_ids) for row in self.rows]
+
+    def micro(self, rows: Sequence[int]) -> Micro:
+        chosen = [self.rows[row] for row in rows]
+        refs = [image for row in chosen for image in row.images]
+        batch = collate(
+            chosen,
+            pad_id=0,
+            image_features=self.features.of(refs) if self.features else None,
+            pixel_values=None if self.features else self.images.views(refs),
+        )
+        return Micro(
+            batch=batch,
+            targets=None,
+            count=int((batch.labels[:, 1:] >= 0).sum()),
+            tokens=sum(len(row.input_ids) for row in chosen),
+            padding=int((batch.segments < 0).sum()),
+        )
+
+    def loss(self, micro: Micro) -> torch.Tensor:
+        batch = micro.batch
+        tokens = self.model.image_tokens(batch.pixel_values, batch.image_features)
+        return self.model.label_loss(
+            batch.input_ids, batch.labels, batch.position_ids, batch.segments, tokens
+        )[0]
+
+    def _encoded(self, config: LanguageObjectiveConfig, context: StageContext) -> list[ModelInput]:
+        kept = [c for c in context.dataset.split("train") if config.keeps(c)]
+        if not kept:
+            raise TrainingError(
+                "no training conversation fits this stage",
+                remedy="Check tasks, languages and ranges against medloupe check",
+            )
+        rows = []
+        for number, conversation in enumerate(kept):
+            row = self.processor.encode(conversation, self.images.size_of)
+            if not bool((row.labels >= 0).any()):
+                raise TrainingError(
+                    "the row has no answer",
+                    row=conversation.id,
+                    remedy="Run medloupe check on the data",
+                )
+            rows.append(row)
+            if number % 200 == 0 or number + 1 == len(kept):
+                context.progress("encode text", number + 1, len(kept))
+        return rows

@@ -1,0 +1,65 @@
+"""AdamW over named parts, warm-up and cosine."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from medloupe.models.vlm import PARTS, VisionLanguageModel
+from medloupe.train.stages import StageConfig
+
+
+def trained_parameters(model: VisionLanguageModel) -> dict[str, list[tuple[str, nn.Parameter]]]:
+    """The parameters that train, by part, in a fixed order."""
+    return {
+        part: [
+            (f"{part}.{name}", parameter)
+            for name, parameter in model.get_submodule(part).named_parameters()
+            if parameter.requires_grad
+        ]
+        for part in PARTS
+    }
+
+
+def build_optimizer(
+    model: VisionLanguageModel, stage: StageConfig, head: nn.Module | None
+) -> torch.optim.AdamW:
+    """One parameter group a part; vectors (norms, biases) are not decayed. The objective's own head
+    has the connector's rate. Each group keeps its peak rate under "peak"."""
+    groups = []
+    for part, named in trained_parameters(model).items():
+        parameters = [parameter for _, parameter in named]
+        if part == "connector" and head is not None:
+            parameters += list(head.parameters())
+        rate = stage.learning_rates.get(part, stage.learning_rate)  # type: ignore[call-overload]
+        for decay in (True, False):
+            chosen = [p for p in parameters if (p.ndim > 1) == decay]
+            if chosen:
+                groups.append(
+                    {
+                        "params": chosen,
+                        "lr": rate,
+                        "peak": rate,
+                        "weight_decay": stage.weight_decay if decay else 0.0,
+                    }
+                )
+    return torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, stage: StageConfig, step: int, total: int) -> float:
+    """Set the learning rates of step `step` (0-based) of `total`; returns the schedule's factor."""
+    factor = schedule(step, total, stage.warmup, stage.min_learning_rate)
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak"] * factor
+    return factor
+
+
+def schedule(step: int, total: int, warmup: float, floor: float) -> float:
+    """Linear over the first `warmup` share, then a cosine from 1 to `floor`."""
+    rising = math.ceil(warmup * total)
+    if step < rising:
+        return (step + 1) / rising
+    progress = (step - rising) / max(total - rising, 1)
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,0 +1,41 @@
+"""The order of rows: a pure function of (seed, step), so resuming needs no cursor but the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+# Rows are sorted by length inside windows of this many batches, then the batches are shuffled.
+WINDOW = 16
+
+
+class BatchOrder:
+    """Batches of similar length; every row once an epoch, the last batch may be smaller."""
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed = np.asarray(lengths), batch_size, seed
+        self.per_epoch = math.ceil(len(lengths) / batch_size)
+        self._epoch: tuple[int, list[list[int]]] | None = None
+
+    def batch(self, number: int) -> list[int]:
+        """The rows of batch `number`, counted over all epochs."""
+        epoch, place = divmod(number, self.per_epoch)
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = epoch, self._batches(epoch)
+        return self._epoch[1][place]
+
+    def _batches(self, epoch: int) -> list[list[int]]:
+        rng = np.random.default_rng([self.seed, epoch])
+        shuffled = rng.permutation(len(self.lengths))
+        window = self.batch_size * WINDOW
+        batches: list[list[int]] = []
+        for start in range(0, len(shuffled), window):
+            part = shuffled[start : start + window]
+            ordered = part[np.argsort(self.lengths[part], kind="stable")]
+            batches += [
+                ordered[i : i + self.batch_size].tolist()
+                for i in range(0, len(ordered), self.batch_size)
+            ]
+        return [batches[i] for i in rng.permutation(len(batches))]

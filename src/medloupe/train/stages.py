@@ -1,0 +1,76 @@
+"""A stage as a value: what trains, on what, by which objective, for how long."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from medloupe.config import Config
+from medloupe.train.objectives.base import ObjectiveConfig
+
+Part = Literal["encoder", "connector", "language_model"]
+
+
+class LoraConfig(Config):
+    """Low-rank adapters on the language model (Hu et al. 2021); merged into it when the stage ends."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+
+
+class StageConfig(Config):
+    """One stage. `trainable` names parts; with `lora`, "language_model" means its adapters alone.
+
+    Length is `steps`, or `epochs` over the stage's rows. `learning_rates` overrides `learning_rate`
+    per part. The rate rises linearly over the first `warmup` share of the steps and falls along a
+    cosine to `min_learning_rate` times its peak. `batch_size` counts rows: an image, or an image with
+    all its packed questions. `clip` is the largest gradient norm.
+    """
+
+    name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_-]+$")
+    objective: ObjectiveConfig
+    trainable: tuple[Part, ...] = Field(min_length=1)
+    lora: LoraConfig | None = None
+    learning_rate: float = Field(default=1e-4, gt=0)
+    learning_rates: dict[Part, float] = Field(default_factory=dict)
+    steps: int | None = Field(default=None, ge=1)
+    epochs: float = Field(default=1.0, gt=0)
+    batch_size: int = Field(default=8, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    warmup: float = Field(default=0.03, ge=0, lt=1)
+    min_learning_rate: float = Field(default=0.0, ge=0, le=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    clip: float = Field(default=1.0, gt=0)
+    precision: Literal["bf16", "fp32"] = "bf16"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StageConfig:
+        if self.lora is not None and "language_model" not in self.trainable:
+            raise ValueError("lora needs 'language_model' in trainable")
+        idle = set(self.learning_rates) - set(self.trainable)
+        if idle:
+            raise ValueError(f"learning_rates name parts that do not train: {sorted(idle)}")
+        return self
+
+
+class TrainConfig(Config):
+    """All stages of a run. A checkpoint is written every `save_every` steps and at a stage's end;
+    the newest `keep` are kept. `max_refused` non-finite steps in a row end the run."""
+
+    stages: tuple[StageConfig, ...] = Field(min_length=1)
+    seed: int = Field(default=0, ge=0)
+    save_every: int = Field(default=100, ge=1)
+    keep: int = Field(default=2, ge=1)
+    log_every: int = Field(default=5, ge=1)
+    evaluate_every: int | None = Field(default=None, ge=1)
+    max_refused: int = Field(default=5, ge=1)
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> TrainConfig:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two stages have one name: {names}")
+        return self
