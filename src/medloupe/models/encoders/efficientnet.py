@@ -72,8 +72,16 @@ class FixedBatchNorm2d(nn.BatchNorm2d):
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=BATCH_NORM_EPS)
 
-    def train(self, mode: bool = True) -> FixedBatchNorm2d:  # noqa: ARG002
-        return super().train(False)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            training=False,
+            eps=self.eps,
+        )
 
 
 class InvertedResidual(nn.Module):
