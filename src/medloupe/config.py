@@ -82,13 +82,15 @@ class Config(BaseModel):
             ConfigError: an assignment without `=`, an unknown path, or a value that does not fit.
         """
         data = self.to_dict()
+        components = set(_component_ids(self, data))
         for assignment in assignments:
             path, sign, text = assignment.partition("=")
             if not sign:
                 raise ConfigError(
                     f"override {assignment!r} has no '='", remedy="Write --set field.path=value"
                 )
-            _assign(data, path.strip().split("."), yaml.safe_load(text), path.strip())
+            steps = path.strip().split(".")
+            _assign(data, steps, yaml.safe_load(text), path.strip(), components)
         return type(self).parse(data)
 
 
@@ -188,13 +190,28 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"not valid YAML: {error}", file=str(path)) from error
 
 
-def _assign(data: Any, path: list[str], value: Any, whole: str) -> None:
-    """Set `path` inside nested dicts and lists, in place."""
+def _component_ids(value: Any, data: Any) -> Iterator[int]:
+    """The ids of the dicts in `data`, made from `value`, that stand for components."""
+    if isinstance(value, ComponentConfig):
+        yield id(data)
+    if isinstance(value, BaseModel):
+        for field in type(value).model_fields:
+            yield from _component_ids(getattr(value, field), data[field])
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _component_ids(inner, data[key])
+    elif isinstance(value, tuple | list):
+        for inner, dumped in zip(value, data, strict=True):
+            yield from _component_ids(inner, dumped)
+
+
+def _assign(data: Any, path: list[str], value: Any, whole: str, components: set[int]) -> None:
+    """Set `path` inside nested dicts and lists, in place; `components` are ids of dicts."""
     key, rest = path[0], path[1:]
     if isinstance(data, list):
         index = _list_index(data, key, whole)
         if rest:
-            _assign(data[index], rest, value, whole)
+            _assign(data[index], rest, value, whole, components)
         else:
             data[index] = value
         return
@@ -207,8 +224,8 @@ def _assign(data: Any, path: list[str], value: Any, whole: str) -> None:
     if rest and isinstance(data[key], dict) and not data[key]:
         data[key][rest[0]] = None
     if rest:
-        _assign(data[key], rest, value, whole)
-    elif key == "name" and data.get("name") != value:
+        _assign(data[key], rest, value, whole, components)
+    elif key == "name" and id(data) in components and data["name"] != value:
         data.clear()  # another component: its fields start from their defaults
         data["name"] = value
     else:

@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import struct
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -108,15 +109,21 @@ def _converted(gguf: Path) -> Path:
     """The safetensors folder made from `gguf`; written beside and renamed, so it is whole or absent."""
     if importlib.util.find_spec("gguf") is None:
         raise MissingExtraError.naming("gguf", extra="starter")
-    key = hashlib.sha256(f"{gguf.name}:{gguf.stat().st_size}".encode()).hexdigest()[:12]
-    target = cache_folder() / "gguf" / f"{gguf.stem}-{key}"
+    target = cache_folder() / "gguf" / f"{gguf.stem}-{_sampled_hash(gguf)}"
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         folder, name = str(gguf.parent), gguf.name
-        tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
-        read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+            read = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+        except (OSError, ValueError, LookupError, RuntimeError, struct.error) as error:
+            raise CheckpointError(
+                f"cannot read this GGUF file: {error}",
+                file=str(gguf),
+                remedy="The file may be cut short, or of a family that transformers does not read",
+            ) from error
         # transformers refuses to save a model that came from GGUF, so its tensors move to a plain one.
         plain = empty_language(_without_quantization(read.config), "sdpa")
         plain.load_state_dict(read.state_dict())
@@ -124,6 +131,18 @@ def _converted(gguf: Path) -> Path:
         plain.save_pretrained(scratch)
         _publish(Path(scratch), target)
     return target
+
+
+def _sampled_hash(path: Path) -> str:
+    """12 hex digits over the size and 64 pieces spread over the file: models of one family and
+    quantisation are equal in size, and often in name, but nowhere in their weights."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for piece in range(64):
+            file.seek(piece * size // 64)
+            digest.update(file.read(4096))
+    return digest.hexdigest()[:12]
 
 
 def _without_quantization(config: PretrainedConfig) -> PretrainedConfig:

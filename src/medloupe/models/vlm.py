@@ -9,6 +9,7 @@ Shapes: B rows, L tokens, N images, U tokens an image, D language-model width, V
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -20,6 +21,7 @@ from transformers import (
     GenerationMixin,
     PretrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -114,6 +116,10 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         model.encoder.load_pretrained()
         model.language_model = text
         model.generation_config = text.generation_config
+        model.generation_config.suppress_tokens = [config.image_token_id]
+        model.connector.learn_words(
+            plain_encoder(tokenizer), model.get_input_embeddings().weight.detach()
+        )
         return model, tokenizer
 
     @classmethod
@@ -257,6 +263,11 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         if int(segments_BL.max()) <= 0:
             return (segments_BL >= 0).long()
         return branch_mask(segments_BL, dtype)
+
+
+def plain_encoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], list[int]]:
+    """Text to ids, without BOS or EOS."""
+    return lambda text: list(tokenizer.encode(text, add_special_tokens=False))
 
 
 IMAGE_TOKEN = "<|image|>"

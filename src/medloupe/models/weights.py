@@ -5,7 +5,7 @@ nothing, is missing, or has another shape is an error with its name. Two differe
 neither changes what the model says. Our vision tower ends at the layer that is read, so the layers
 above it are left out on import, and an export has the shorter tower with `vision_feature_layer=-1`.
 LLaVA looks up the image token's embedding before writing over it, so where ours lies outside the
-vocabulary, an export grows both tables by rows of zeros and suppresses the new tokens in generation.
+vocabulary, an export grows both tables by rows of zeros. The image token is never generated.
 Source: Liu et al. 2023, and `LlavaForConditionalGeneration` of transformers 5.
 """
 
@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import (
     CLIPVisionConfig,
+    GenerationConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     SiglipVisionConfig,
@@ -80,7 +81,7 @@ def from_llava(source: LlavaForConditionalGeneration | Path) -> VisionLanguageMo
     }
     nn.Module.to(model, dtype=llava.dtype)
     _fill(model, renamed(kept, to_llava=False))
-    model.generation_config = copy.deepcopy(llava.generation_config)
+    model.generation_config = _never_saying(llava.generation_config, {settings.image_token_id})
     model.train(False)
     return model
 
@@ -105,11 +106,13 @@ def to_llava(model: VisionLanguageModel) -> LlavaForConditionalGeneration:
     widest = reduce(torch.promote_types, {p.dtype for p in model.parameters()})
     nn.Module.to(llava, dtype=widest)
     _fill(llava, tensors)
-    llava.generation_config = copy.deepcopy(model.generation_config)
-    new = range(architecture_from(model.config.language).vocab_size, rows)
-    if llava.generation_config is not None and len(new):
-        known = llava.generation_config.suppress_tokens or []
-        llava.generation_config.suppress_tokens = sorted({*known, *new})
+    llava.generation_config = _never_saying(
+        model.generation_config,
+        {
+            config.image_token_id,
+            *range(architecture_from(model.config.language).vocab_size, rows),
+        },
+    )
     llava.train(False)
     return llava
 
@@ -130,6 +133,14 @@ def renamed(tensors: dict[str, torch.Tensor], *, to_llava: bool) -> dict[str, to
                 remedy="Merge adapters first" if to_llava else "",
             )
         result[found[1] + key.removeprefix(found[0])] = tensor
+    return result
+
+
+def _never_saying(generation: GenerationConfig | None, tokens: set[int]) -> GenerationConfig:
+    """A copy that suppresses these: placeholders are read, and an answer that held one would be cut off
+    from its image."""
+    result = copy.deepcopy(generation) if generation is not None else GenerationConfig()
+    result.suppress_tokens = sorted({*(result.suppress_tokens or []), *tokens})
     return result
 
 

@@ -22,10 +22,10 @@ def pack_branches(
     A packed row holds at most `max_tokens` tokens, if more than one branch is in it.
     """
     groups: dict[tuple[object, ...], list[ModelInput]] = {}
-    for row in rows:
+    for number, row in enumerate(rows):
         end = prefix_length(row, image_token_id)
         key: tuple[object, ...] = (
-            ("alone", *row.ids)
+            ("alone", number)
             if end == 0
             else (*(image.to_json() for image in row.images), *row.input_ids[:end].tolist())
         )

@@ -15,7 +15,7 @@ from medloupe.config import Config, read_yaml
 from medloupe.errors import CheckpointError, MedLoupeError, PromptError
 from medloupe.imaging.transforms import Geometry, ImageTransform
 from medloupe.processing.boxes import BoxEncoding, Views
-from medloupe.processing.prompt import PromptRenderer, Run
+from medloupe.processing.prompt import PromptRenderer, Run, control_tokens
 from medloupe.types import Box, Conversation, ImageLayout, ImageRef, ModelInput
 
 IGNORE = -100
@@ -62,7 +62,8 @@ class Processor:
     def end_token_ids(self) -> tuple[int, ...]:
         """The tokens that end an answer: the one the template writes, and the tokenizer's EOS."""
         written = self._ids(self.renderer.after_answer, first=False)
-        ends = [i for i in written if i in self.tokenizer.all_special_ids][:1]
+        control = set(control_tokens(self.tokenizer).values())
+        ends = [i for i in written if i in control][:1]
         if self.tokenizer.eos_token_id is not None:
             ends.append(int(self.tokenizer.eos_token_id))
         if not ends:
@@ -78,9 +79,12 @@ class Processor:
             PromptError: see `PromptRenderer.runs`; also a row longer than `max_length`.
         """
         try:
-            runs = self.renderer.runs(conversation, self._box_text(conversation, size_of))
+            return self._encode(conversation, size_of)
         except MedLoupeError as error:
-            raise error.at(row=conversation.id) from None
+            raise error.at(row=conversation.id) from error
+
+    def _encode(self, conversation: Conversation, size_of: SizeOf) -> ModelInput:
+        runs = self.renderer.runs(conversation, self._box_text(conversation, size_of))
         ids: list[int] = self._leading(runs)
         labels: list[int] = [IGNORE] * len(ids)
         for place, run in enumerate(runs):
@@ -124,7 +128,7 @@ class Processor:
     def answer_text(self, conversation: Conversation, size_of: SizeOf) -> str:
         """The answer as the model is taught to write it, boxes spelt out; empty without an answer."""
         runs = self.renderer.runs(conversation, self._box_text(conversation, size_of))
-        return next((run.text for run in reversed(runs) if run.learned), "")
+        return next((run.text.strip() for run in reversed(runs) if run.learned), "")
 
     def decode(self, token_ids: list[int]) -> str:
         """The text of generated tokens, without control tokens and outer white space."""
@@ -163,7 +167,7 @@ class Processor:
 
     def _piece(self, run: Run, *, first: bool) -> list[int]:
         if run.image is None:
-            return self._ids(run.text.strip() if run.learned else run.text, first=first)
+            return self._ids(run.text, first=first)
         if run.image.kind == "volume":
             raise PromptError(
                 f"{run.image.uri!r} is a volume; this model's encoder reads 2D images",
@@ -211,6 +215,7 @@ class Processor:
         for place, token in enumerate(piece):
             if token in self.end_token_ids:
                 return place + 1
-            if not str(self.tokenizer.decode([token])).isspace():
+            # some decoders drop a leading space, so a space token alone may decode to nothing
+            if str(self.tokenizer.decode([token])).strip():
                 return 0
         return 0

@@ -9,9 +9,10 @@ the prompt of training and of generation is one piece of code.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from medloupe.errors import PromptError
@@ -44,7 +45,7 @@ class PromptRenderer:
         self.tokenizer, self.system = tokenizer, system
         self._template = tokenizer.chat_template or DEFAULT_TEMPLATE
         self._rendered: dict[tuple[tuple[str, ...], bool], str] = {}
-        self._control = re.compile("|".join(re.escape(t) for t in tokenizer.all_special_tokens))
+        self._control = _any_of(control_tokens(tokenizer))
         self._refuse_unstable_template()
 
     def runs(self, conversation: Conversation, box_text: dict[int, str]) -> list[Run]:
@@ -53,13 +54,13 @@ class PromptRenderer:
         `box_text` gives the text of each `Box` part by its number in reading order.
 
         Raises:
-            PromptError: no messages, a wrong order of roles, an answer without text, or a control
-                token of the language model inside the text.
+            PromptError: no messages, roles out of order or refused by the template, an answer that is
+                empty or holds an image, a control token of the language model inside the text.
         """
-        self._check(conversation)
         messages = self._with_system(conversation.messages)
-        asks = messages[-1].role != "assistant"
-        rendered = self._render([m.role for m in messages], asks)
+        self._check(messages, conversation.id)
+        roles = [m.role for m in messages]
+        rendered = self._render(roles, False) if roles[-1] == "assistant" else self._prompt(roles)
         contents = _contents(messages, box_text)
         runs: list[Run] = []
         pieces = _MARK.split(rendered)
@@ -68,11 +69,15 @@ class PromptRenderer:
                 runs.append(Run(text=piece))
                 continue
             number = int(piece)
-            learned = messages[number].role == "assistant"
-            runs += [
-                part if isinstance(part, Run) else Run(text=part, learned=learned)
-                for part in contents[number]
-            ]
+            if roles[number] != "assistant":
+                runs += contents[number]
+                continue
+            space = self._space(roles[:number], runs[-1].text)
+            runs[-1] = Run(text=runs[-1].text.removesuffix(space))
+            answer = "".join(part.text for part in contents[number]).strip()
+            if not answer:
+                raise PromptError("an answer is empty", row=conversation.id, field="messages")
+            runs.append(Run(text=space + answer, learned=True))
         return _merged(runs)
 
     @property
@@ -80,29 +85,33 @@ class PromptRenderer:
         """What the template writes behind the last answer."""
         return self._render(["user", "assistant"], False).rpartition("\ue001")[2]
 
-    def _check(self, conversation: Conversation) -> None:
-        messages = conversation.messages
-        if not messages or all(message.role == "system" for message in messages):
-            raise PromptError("the conversation has no question", row=conversation.id)
+    def _check(self, messages: Sequence[Message], row: str) -> None:
+        if all(message.role == "system" for message in messages):
+            raise PromptError("the conversation has no question", row=row)
         roles = [message.role for message in messages if message.role != "system"]
         if any(role != ("user", "assistant")[i % 2] for i, role in enumerate(roles)):
-            raise PromptError(
-                f"roles must alternate from user: {roles}", row=conversation.id, field="messages"
-            )
+            raise PromptError(f"roles must alternate from user: {roles}", row=row, field="messages")
         for message in messages:
             found = self._control.search(message.text)
             if found:
                 raise PromptError(
                     f"the text holds {found.group()!r}, a control token of the language model",
-                    row=conversation.id,
+                    row=row,
                     field="messages",
                     remedy="Take it out of the text",
                 )
-            if message.role == "assistant" and not message.content:
-                raise PromptError("an answer is empty", row=conversation.id, field="messages")
+            if message.role == "assistant" and any(
+                isinstance(part, ImageRef) for part in message.content
+            ):
+                raise PromptError(
+                    "an answer holds an image, which a language model cannot write",
+                    row=row,
+                    field="messages",
+                    remedy="Move the image into the question",
+                )
 
     def _with_system(self, messages: Sequence[Message]) -> list[Message]:
-        if self.system is None or messages[0].role == "system":
+        if self.system is None or not messages or messages[0].role == "system":
             return list(messages)
         return [Message(role="system", content=(Text(text=self.system),)), *messages]
 
@@ -117,41 +126,77 @@ class PromptRenderer:
         messages = [
             {"role": role, "content": f"\ue000{number}\ue001"} for number, role in enumerate(roles)
         ]
-        rendered = self.tokenizer.apply_chat_template(
-            messages, chat_template=self._template, tokenize=False, add_generation_prompt=asks
-        )
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                messages, chat_template=self._template, tokenize=False, add_generation_prompt=asks
+            )
+        except jinja2.TemplateError as error:
+            raise PromptError(
+                f"the chat template refuses the roles {list(roles)}: {error}", field="messages"
+            ) from error
         assert isinstance(rendered, str)
+        if [int(number) for number in _MARK.findall(rendered)] != list(range(len(roles))):
+            raise PromptError(
+                f"the chat template does not show each of {list(roles)} once and in order",
+                field="messages",
+                remedy="Leave system messages out, or give the tokenizer another template",
+            )
         return rendered
 
-    def _refuse_unstable_template(self) -> None:
-        """Training and generation must begin alike, and every message must be shown once, in order."""
-        roles = ["system", "user", "assistant", "user", "assistant"]
-        if self.system is None:
-            roles = roles[1:]
-        for turns in range(len(roles) - 1, 0, -2):
-            prompt, whole = (
-                self._render(roles[:turns], True),
-                self._render(roles[: turns + 1], False),
+    def _head(self, roles: Sequence[str]) -> str:
+        """What the template writes between its generation prompt and the answer."""
+        prompt, whole = self._render(roles, True), self._render([*roles, "assistant"], False)
+        if not whole.startswith(prompt):
+            raise PromptError(
+                "the chat template renders a question differently with and without its answer",
+                remedy="Give the tokenizer a template in which the prompt is a prefix",
             )
-            order = [int(number) for number in _MARK.findall(whole)]
-            if not whole.startswith(prompt) or order != list(range(turns + 1)):
-                raise PromptError(
-                    "the chat template renders a question differently with and without its answer",
-                    remedy="Give the tokenizer a template in which the prompt is a prefix",
-                )
+        return whole[len(prompt) :].partition("\ue000")[0]
+
+    def _prompt(self, roles: Sequence[str]) -> str:
+        """The generation prompt. Words that the template puts before every answer (an empty thought)
+        belong to it, as they stand before the answer in training too."""
+        head = self._head(roles)
+        return self._render(roles, True) + (head if head.strip() else "")
+
+    def _space(self, roles: Sequence[str], before: str) -> str:
+        """White space that the template writes after the prompt: the answer begins with it."""
+        head = self._head(roles)
+        return head if head.isspace() and before.endswith(head) else ""
+
+    def _refuse_unstable_template(self) -> None:
+        """Training and generation must begin alike: found out before any row is read."""
+        start = [] if self.system is None else ["system"]
+        self._head([*start, "user"])
+        self._head([*start, "user", "assistant", "user"])
 
 
-def _contents(messages: Sequence[Message], box_text: dict[int, str]) -> list[list[str | Run]]:
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Every token, by its text, that a template may write and a text may not.
+
+    Many tokenizers (Llama 3) name only a few of them as BOS, EOS and the like.
+    """
+    added = tokenizer.added_tokens_decoder.items()
+    named = zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True)
+    return {token.content: number for number, token in added if token.special} | dict(named)
+
+
+def _any_of(words: Iterable[str]) -> re.Pattern[str]:
+    """Matches each of the words; without any, nothing."""
+    return re.compile("|".join(re.escape(word) for word in words) or r"(?!)")
+
+
+def _contents(messages: Sequence[Message], box_text: dict[int, str]) -> list[list[Run]]:
     """The parts of each message; boxes are numbered over the whole conversation."""
-    contents: list[list[str | Run]] = []
+    contents: list[list[Run]] = []
     boxes = 0
     for message in messages:
-        parts: list[str | Run] = []
+        parts: list[Run] = []
         for part in message.content:
             if isinstance(part, Text):
-                parts.append(part.text)
+                parts.append(Run(text=part.text))
             elif isinstance(part, Box):
-                parts.append(box_text[boxes])
+                parts.append(Run(text=box_text[boxes]))
                 boxes += 1
             else:
                 parts.append(Run(image=part))

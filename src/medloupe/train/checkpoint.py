@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ class Found:
 
     path: Path
     stage: int
+    name: str
     step: int | None
 
 
@@ -45,6 +47,7 @@ class CheckpointFolder:
                 Found(
                     path=path,
                     stage=int(match.group(1)),
+                    name=match.group(2),
                     step=None if match.group(3) == "end" else int(match.group(3)),
                 )
                 for path, match in matches
@@ -76,9 +79,9 @@ class CheckpointFolder:
         """
         try:
             state: dict[str, Any] = torch.load(found.path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError) as error:
+        except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError) as error:
             raise CheckpointError(
-                f"the checkpoint cannot be read: {error}",
+                "the checkpoint is damaged and cannot be read",
                 file=str(found.path),
                 remedy="Delete it; the run then resumes from the one before",
             ) from error

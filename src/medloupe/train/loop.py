@@ -81,8 +81,8 @@ class Trainer:
                 file=str(self.checkpoints.folder),
                 remedy="Pass --resume to go on, or choose another --out",
             )
-        if found:
-            self._rewind_log(found[-1])
+        self._check_names(found)
+        self._rewind_log(found[-1] if found else None)
         for number, stage in enumerate(self.config.stages):
             here = [f for f in found if f.stage == number]
             if here and here[-1].step is None:
@@ -104,8 +104,9 @@ class Trainer:
         self._check_types(stage)
         self.model.train()
         state = self._state(number, stage, objective)
-        self._log_stage(state)
-        if found is not None:
+        if found is None:
+            self._log_stage(state)
+        else:
             self._restore(state, found)
         self._run(state)
         if adapted is not None:
@@ -201,17 +202,14 @@ class Trainer:
                 raise TrainingError(f"{part} has nothing to train", field=f"stage {stage.name}")
 
     def _state(self, number: int, stage: StageConfig, objective: Objective) -> StageState:
-        head = objective.head()
         order = BatchOrder(objective.lengths, stage.batch_size, self.config.seed + number)
         total = stage.steps or math.ceil(stage.epochs * order.per_epoch / stage.accumulate)
         named = [item for part in trained_parameters(self.model).values() for item in part]
-        if head is not None:
-            named += [(f"head.{name}", parameter) for name, parameter in head.named_parameters()]
         return StageState(
             number=number,
             stage=stage,
             objective=objective,
-            optimizer=build_optimizer(self.model, stage, head),
+            optimizer=build_optimizer(self.model, stage),
             order=order,
             total=total,
             parameters=named,
@@ -229,17 +227,29 @@ class Trainer:
                 "step": state.step,
                 "refused": state.refused,
                 "seconds": state.seconds,
-                "stage": state.stage.to_dict(),
+                "origin": self._origin(state),
             },
         )
 
+    def _origin(self, state: StageState) -> dict[str, Any]:
+        """What must be equal for the rest of a stage to be the same as without a break."""
+        return {
+            "stage": state.stage.to_dict(),
+            "seed": self.config.seed,
+            "rows": len(state.objective.lengths),
+        }
+
     def _restore(self, state: StageState, found: Found) -> None:
         saved = self.checkpoints.read(found)
-        if saved["stage"] != state.stage.to_dict():
+        differ = [
+            name for name, value in self._origin(state).items() if saved["origin"][name] != value
+        ]
+        if differ:
             raise CheckpointError(
-                f"stage {state.stage.name!r} differs from the one that wrote the checkpoint",
+                f"the run that wrote the checkpoint had another {' and '.join(differ)}",
                 file=str(found.path),
-                remedy="Resume with the run's own run.yaml",
+                field=f"stage {state.stage.name}",
+                remedy="Resume with the run's own run.yaml and data",
             )
         with torch.no_grad():
             for name, parameter in state.parameters:
@@ -261,8 +271,21 @@ class Trainer:
 
     _loaded: tuple[int, int | None] = (-1, None)
 
-    def _rewind_log(self, last: Found) -> None:
-        if last.step is None:
+    def _check_names(self, found: Sequence[Found]) -> None:
+        """Checkpoints of other stages would be taken for these."""
+        names = [stage.name for stage in self.config.stages]
+        for one in found:
+            if one.name not in names[one.stage : one.stage + 1]:
+                raise CheckpointError(
+                    f"the checkpoint is of stage {one.stage} {one.name!r}, the stages are now {names}",
+                    file=str(one.path),
+                    remedy="Resume with the run's own run.yaml, or choose another --out",
+                )
+
+    def _rewind_log(self, last: Found | None) -> None:
+        if last is None:
+            self.log.rewind(0, -1)
+        elif last.step is None:
             self.log.rewind(last.stage + 1, -1)
         else:
             self.log.rewind(last.stage, last.step)

@@ -23,16 +23,12 @@ def trained_parameters(model: VisionLanguageModel) -> dict[str, list[tuple[str, 
     }
 
 
-def build_optimizer(
-    model: VisionLanguageModel, stage: StageConfig, head: nn.Module | None
-) -> torch.optim.AdamW:
-    """One parameter group a part; vectors (norms, biases) are not decayed. The objective's own head
-    has the connector's rate. Each group keeps its peak rate under "peak"."""
+def build_optimizer(model: VisionLanguageModel, stage: StageConfig) -> torch.optim.AdamW:
+    """One parameter group a part; vectors (norms, biases) are not decayed. Each
+    group keeps its peak rate under "peak"."""
     groups = []
     for part, named in trained_parameters(model).items():
         parameters = [parameter for _, parameter in named]
-        if part == "connector" and head is not None:
-            parameters += list(head.parameters())
         rate = stage.learning_rates.get(part, stage.learning_rate)  # type: ignore[call-overload]
         for decay in (True, False):
             chosen = [p for p in parameters if (p.ndim > 1) == decay]

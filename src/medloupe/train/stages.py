@@ -64,7 +64,6 @@ class TrainConfig(Config):
     seed: int = Field(default=0, ge=0)
     save_every: int = Field(default=100, ge=1)
     keep: int = Field(default=2, ge=1)
-    log_every: int = Field(default=5, ge=1)
     evaluate_every: int | None = Field(default=None, ge=1)
     max_refused: int = Field(default=5, ge=1)
 

@@ -6,14 +6,19 @@ Shapes: N images, T tokens in, U tokens out, C encoder channels, D language-mode
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from medloupe.config import ComponentConfig
 from medloupe.types import ImageLayout
+
+# A token says a word with logit SLOPE * (its length along the word's direction) + OFFSET.
+ALIGNMENT_SLOPE = 3.0
+ALIGNMENT_OFFSET = -4.0
 
 
 class Connector(nn.Module, abc.ABC):
@@ -25,6 +30,15 @@ class Connector(nn.Module, abc.ABC):
     def forward(self, features_NTC: torch.Tensor) -> torch.Tensor:
         """Project the encoder's tokens."""
 
+    def grid_tokens(self, features_NTC: torch.Tensor) -> torch.Tensor:
+        """`[N, T, D]`: one token a place, in reading order; what the grounding objective aligns."""
+        tokens: torch.Tensor = self(features_NTC)
+        return tokens
+
+    def learn_words(self, encode: Callable[[str], Sequence[int]], table_VD: torch.Tensor) -> None:
+        """Take what the connector needs of the language model it is composed with: its tokenizer
+        (`encode`, text to ids) and its input embeddings. Most need nothing."""
+
 
 class ConnectorConfig(ComponentConfig):
     """Base of all connector configs."""
@@ -33,8 +47,24 @@ class ConnectorConfig(ComponentConfig):
     table: ClassVar[Mapping[str, str]] = {
         "linear": "medloupe.models.connectors.mlp:LinearConnectorConfig",
         "mlp": "medloupe.models.connectors.mlp:MLPConnectorConfig",
+        "words": "medloupe.models.connectors.words:WordsConnectorConfig",
     }
 
     @abc.abstractmethod
     def build(self, channels: int, width: int, layout: ImageLayout) -> Connector:
         """The module with random weights, from `channels` to `width`, for images of `layout`."""
+
+
+def word_embeddings(
+    encode: Callable[[str], Sequence[int]], table_VD: torch.Tensor, words: Sequence[str]
+) -> torch.Tensor:
+    """`[K, D]`: the mean input embedding of each word's tokens, in the middle of a text."""
+    return torch.stack([table_VD[list(encode(" " + word))].float().mean(0) for word in words])
+
+
+def word_directions(
+    encode: Callable[[str], Sequence[int]], table_VD: torch.Tensor, words: Sequence[str]
+) -> torch.Tensor:
+    """`[K, D]`, unit length: the words' embeddings less the mean of the whole table."""
+    centred = word_embeddings(encode, table_VD, words) - table_VD.float().mean(0)
+    return F.normalize(centred, dim=1)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import nn
 
 from medloupe.config import ComponentConfig
 from medloupe.data.dataset import Dataset
@@ -61,10 +60,6 @@ class Objective(abc.ABC):
     @abc.abstractmethod
     def loss(self, micro: Micro) -> torch.Tensor:
         """The loss summed over `micro.count` targets."""
-
-    def head(self) -> nn.Module | None:
-        """Parameters of the objective itself; they train with the connector and are then dropped."""
-        return None
 
 
 class ObjectiveConfig(ComponentConfig):

@@ -15,19 +15,14 @@ from collections.abc import Sequence
 
 import torch
 from pydantic import Field
-from torch import nn
 from torch.nn import functional as F
 
 from medloupe.errors import TrainingError
 from medloupe.imaging.transforms import Geometry, clip_box
-from medloupe.models.vlm import VisionLanguageModel
-from medloupe.processing import Processor
+from medloupe.models.connectors.base import ALIGNMENT_OFFSET, ALIGNMENT_SLOPE, word_directions
+from medloupe.models.vlm import plain_encoder
 from medloupe.train.objectives.base import Micro, Objective, ObjectiveConfig, StageContext
 from medloupe.types import Batch, Box, ImageLayout, Record
-
-# Logit per unit of a token's length along a word's direction, and the logit of a token without any.
-SLOPE = 3.0
-OFFSET = -4.0
 
 
 class GroundingObjectiveConfig(ObjectiveConfig):
@@ -51,7 +46,7 @@ class GroundingObjective(Objective):
 
     def __init__(self, config: GroundingObjectiveConfig, context: StageContext) -> None:
         self.config, self.model, self.images = config, context.model, context.images
-        self.layout = context.model.layout
+        self.layout = context.model.encoder.layout
         self.records = [
             record
             for record in context.dataset.records
@@ -65,15 +60,13 @@ class GroundingObjective(Objective):
             )
         self.box_words, self.image_words = vocabulary(self.records, config.min_count)
         self.words = (*self.box_words, *self.image_words)
-        self.directions_KD = word_directions(self.model, context.processor, self.words)
-        self.bias = nn.ParameterList([nn.Parameter(torch.full((len(self.words),), OFFSET))])
+        encode = plain_encoder(context.processor.tokenizer)
+        table = self.model.get_input_embeddings().weight.detach()
+        self.directions_KD = word_directions(encode, table, self.words)
 
     @property
     def lengths(self) -> Sequence[int]:
         return [1] * len(self.records)
-
-    def head(self) -> nn.Module:
-        return self.bias
 
     def micro(self, rows: Sequence[int]) -> Micro:
         chosen = [self.records[row] for row in rows]
@@ -98,10 +91,10 @@ class GroundingObjective(Objective):
 
     def loss(self, micro: Micro) -> torch.Tensor:
         assert micro.targets is not None
-        tokens_NUD = self.model.image_tokens(micro.batch.pixel_values)
-        assert tokens_NUD is not None
-        directions = self.directions_KD.to(tokens_NUD.dtype)
-        logits = (tokens_NUD @ directions.T).float() * SLOPE + self.bias[0]
+        assert micro.batch.pixel_values is not None
+        tokens_NTD = self.model.connector.grid_tokens(self.model.encoder(micro.batch.pixel_values))
+        lengths = tokens_NTD.float() @ self.directions_KD.T
+        logits = lengths * ALIGNMENT_SLOPE + ALIGNMENT_OFFSET
         split = len(self.box_words)
         local = self._focal(logits[:, :, :split], micro.targets[:, :-1, :split]).sum()
         whole = self._focal(logits[:, :, split:].mean(1), micro.targets[:, -1, split:])
@@ -141,16 +134,6 @@ def vocabulary(
         sorted(w for w, number in images.items() if number >= min_count and w not in boxes)
     )
     return local, whole
-
-
-def word_directions(
-    model: VisionLanguageModel, processor: Processor, words: Sequence[str]
-) -> torch.Tensor:
-    """`[K, D]`, unit length: the mean input embedding of each word's tokens, less the table's mean."""
-    table = model.get_input_embeddings().weight.detach().float()
-    encode = processor.tokenizer.encode
-    rows = [table[encode(" " + word, add_special_tokens=False)].mean(0) for word in words]
-    return F.normalize(torch.stack(rows) - table.mean(0), dim=1)
 
 
 def covered_cells(box: Box, geometry: Geometry, layout: ImageLayout, cover: float) -> list[int]:

@@ -1,0 +1,392 @@
+"""The verbs. Each parses its options, calls one function of the rooms to the left, and prints."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from medloupe.cli import console
+from medloupe.errors import ConfigError
+
+if TYPE_CHECKING:
+    from medloupe.recipes.config import RunConfig
+    from medloupe.types import Conversation, Generation, ImageRef
+
+app = typer.Typer(
+    name="medloupe",
+    help="Compose, train, evaluate and serve medical vision-language models. Research software, "
+    "no medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+recipes_app = typer.Typer(no_args_is_help=True, help="List the recipes, or show one as YAML.")
+app.add_typer(recipes_app, name="recipe")
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Change one field; may be repeated."),
+]
+Root = Annotated[
+    Path | None, typer.Option("--root", help="Where your copy of the data set's source lies.")
+]
+Model = Annotated[
+    Path,
+    typer.Option("--model", help="The folder of a run, or of a saved model.", show_default=False),
+]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust-code", help="Allow a saved model to name code outside MedLoupe."),
+]
+Frame = Annotated[
+    list[int] | None,
+    typer.Option("--frame", help="Frame, page or slice (from 0) of each --image; one is for all."),
+]
+
+
+def main() -> None:
+    """The entry point: exit code 0 ok, 2 a user's mistake, 1 a bug."""
+    with console.explained():
+        app()
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        from medloupe import __version__
+
+        console.out.print(f"medloupe {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def prepare(
+    dataset: Annotated[
+        str, typer.Argument(help="starter, vqa_rad, llava, native, or your own module:Class.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The folder to write.", show_default=False)],
+    root: Root = None,
+    set_: Set = None,
+) -> None:
+    """Turn a data set into the native form: JSON lines, images, a card.
+
+    [dim]medloupe prepare starter --out data/starter --set patients=50 --set size=448[/]
+    [dim]medloupe prepare vqa_rad --root downloads/vqa_rad --out data/vqa_rad[/]
+    """
+    console.quiet_libraries()
+    from medloupe.data.datasets.base import DatasetConfig
+    from medloupe.recipes import run
+
+    config = DatasetConfig.parse({"name": dataset}).with_overrides(set_ or ())
+    with console.Bars() as bars:
+        made = run.prepare(config, out, root=root, progress=bars)
+    counts = ", ".join(f"{number:,} {what}" for what, number in sorted(made.card.counts.items()))
+    console.out.print(f"{escape(str(out))}: {counts}")
+    for note in (made.card.partial, made.card.leak):
+        if note:
+            console.out.print(f"[yellow]note:[/] {escape(note)}")
+
+
+@app.command()
+def check(folder: Annotated[Path, typer.Argument(help="A data set in the native form.")]) -> None:
+    """Read every row and every image and report each fault; exit code 2 if there is one.
+
+    [dim]medloupe check data/starter[/]
+    """
+    console.quiet_libraries()
+    _check(folder)
+
+
+def _check(folder: Path) -> None:
+    from medloupe.data.check import check_dataset
+
+    with console.Bars() as bars:
+        report = check_dataset(folder, progress=bars)
+    for fault in report.faults:
+        console.err.print("[red]fault[/]", end=" ")
+        console.err.print(str(fault), markup=False)
+    for note in report.notes:
+        console.out.print(f"[yellow]note:[/] {escape(note)}")
+    summary = f"{report.rows:,} rows and {report.images:,} images read"
+    if report.faults:
+        console.complain(f"{escape(str(folder))}: {summary}, {len(report.faults):,} faults")
+        raise typer.Exit(console.USER_ERROR)
+    console.out.print(f"{escape(str(folder))}: {summary}, no faults")
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, or a YAML file of a run.")],
+    out: Annotated[Path, typer.Option("--out", help="The run's folder.", show_default=False)],
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", help="A prepared data set; otherwise OUT/data is prepared."),
+    ] = None,
+    root: Root = None,
+    set_: Set = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")] = False,
+) -> None:
+    """Train every stage of a recipe and save the model in OUT/model.
+
+    The data are checked first: every row, every image. A killed run goes on with --resume.
+
+    [dim]medloupe train starter --out runs/first --set train.stages.instruct.steps=50[/]
+    [dim]medloupe recipe show starter > my.yaml; medloupe train my.yaml --out runs/mine[/]
+    [dim]medloupe train vqa_rad_starter --root downloads/vqa_rad --out runs/vqa_rad[/]
+    [dim]PYTHONPATH=. medloupe train my.yaml --out runs/mine  # names my_lab.pool:MyPoolConfig[/]
+    """
+    console.quiet_libraries()
+    from medloupe.recipes import load_run, run
+
+    config = load_run(recipe, set_ or ())
+    folder = data or out / "data"
+    if data is None:
+        with console.Bars() as bars:
+            run.prepare(config.data, folder, root=root, progress=bars)
+    _check(folder)
+    with console.Bars() as bars:
+        saved = run.train(config, folder, out, resume=resume, progress=bars)
+    console.out.print(f"model: {escape(str(saved))}")
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="A prepared data set; default: RUN/data.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where to write; default: the run's folder.")
+    ] = None,
+    set_: Set = None,
+    trust_code: Trust = False,
+) -> None:
+    """Score a model beside its image-blind comparison: eval.jsonl and report.html.
+
+    Fields that --set changes are those below `evaluate` of the run.
+
+    [dim]medloupe evaluate --model runs/first[/]
+    [dim]medloupe evaluate --model runs/first --data data/other --out runs/first/other \
+--set benchmark.tasks=\\[presence,side][/]
+    """
+    console.quiet_libraries()
+    _evaluate(model, data, out, set_ or (), trust_code=trust_code)
+
+
+def _evaluate(
+    model: Path,
+    data: Path | None,
+    out: Path | None,
+    changes: list[str] | tuple[()],
+    *,
+    trust_code: bool,
+) -> None:
+    from medloupe.recipes import run
+
+    folder = run.model_folder(model)
+    target = out or folder.parent
+    config = run.load_run_of(folder, trust_code=trust_code).evaluate.with_overrides(changes)
+    with console.Bars() as bars:
+        log = run.evaluate(
+            folder,
+            data or folder.parent / "data",
+            target,
+            config=config,
+            trust_code=trust_code,
+            progress=bars,
+        )
+    from medloupe.cli.tables import scores
+
+    console.out.print(scores(log))
+    console.out.print(f"log: {escape(str(target / 'eval.jsonl'))}")
+    console.out.print(f"report: {escape(str(target / 'report.html'))}")
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="The question, in quotes.")],
+    model: Model,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option("--image", help="PNG, JPEG, TIFF, DICOM or NIfTI; may be repeated."),
+    ] = None,
+    frame: Frame = None,
+    trust_code: Trust = False,
+) -> None:
+    """Answer one question about one image or several; boxes are in pixels of the last image.
+
+    [dim]medloupe ask --model runs/first --image scan.dcm "Is there a bright lesion?"[/]
+    [dim]medloupe ask --model runs/first --image cine.dcm --frame 3 "Which plane is this?"[/]
+    """
+    console.quiet_libraries()
+    refs = _image_refs(image or [], frame or [])
+    from medloupe.generate import ChatSession
+    from medloupe.recipes import run
+
+    predict = run.load(run.model_folder(model), root=Path.cwd(), trust_code=trust_code)
+    console.show_answer(ChatSession(predict, name="ask").ask(question, refs))
+
+
+@app.command()
+def chat(
+    model: Model,
+    image: Annotated[
+        list[Path] | None, typer.Option("--image", help="Shown with the first question.")
+    ] = None,
+    frame: Frame = None,
+    trust_code: Trust = False,
+) -> None:
+    """Talk to a model in the terminal, over several turns and images.
+
+    Inside: /image PATH \\[FRAME] shows one more image with the next question, /new starts again,
+    /quit (or Ctrl-D) ends.
+
+    [dim]medloupe chat --model runs/first --image scan.dcm[/]
+    """
+    console.quiet_libraries()
+    refs = _image_refs(image or [], frame or [])
+    from medloupe.cli.chat import converse
+    from medloupe.recipes import run
+
+    converse(run.load(run.model_folder(model), root=Path.cwd(), trust_code=trust_code), refs)
+
+
+def _image_refs(paths: list[Path], frames: list[int]) -> list[ImageRef]:
+    """The images of a question; `frames` is none, one for all, or one for each."""
+    from medloupe.types import ImageRef
+
+    if len(frames) not in (0, 1, len(paths)):
+        raise ConfigError(
+            f"{len(frames)} frames for {len(paths)} images",
+            remedy="Give --frame once, or once each",
+        )
+    one = frames[0] if len(frames) == 1 else None
+    chosen = frames if len(frames) > 1 else [one] * len(paths)
+    return [
+        ImageRef.parse({"uri": str(path.resolve()), "frame": frame})
+        for path, frame in zip(paths, chosen, strict=True)
+    ]
+
+
+@recipes_app.command("list")
+def recipe_list() -> None:
+    """The recipes by name.
+
+    [dim]medloupe recipe list[/]
+    """
+    console.quiet_libraries()
+    from medloupe.recipes import RECIPES, recipe
+
+    for name in RECIPES:
+        console.out.print(f"[bold]{name:18}[/] {escape(recipe(name).description)}")
+
+
+@recipes_app.command("show")
+def recipe_show(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, or a YAML file of a run.")],
+    set_: Set = None,
+) -> None:
+    """A recipe as YAML, every field resolved: edit it and train it.
+
+    [dim]medloupe recipe show starter > my.yaml[/]
+    [dim]medloupe recipe show starter --set train.stages.instruct.lora.rank=4[/]
+    """
+    console.quiet_libraries()
+    from medloupe.recipes import load_run
+
+    typer.echo(load_run(recipe, set_ or ()).to_yaml(), nl=False)
+
+
+@app.command()
+def doctor() -> None:
+    """What is installed, which extras are missing, and the pip line for each.
+
+    [dim]medloupe doctor[/]
+    """
+    from medloupe.cli.doctor import examine, table
+
+    found = examine()
+    console.out.print(table(found))
+    for advice in found.advice:
+        console.out.print(f"[yellow]-[/] {escape(advice)}")
+    if found.broken:
+        raise typer.Exit(console.USER_ERROR)
+    console.out.print("MedLoupe can run here.")
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option("--out", help="The run's folder.")] = Path("runs/quickstart"),
+    recipe: Annotated[str, typer.Option("--recipe", help="Which recipe to run.")] = "starter",
+    root: Root = None,
+    set_: Set = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Skip what is finished.")] = False,
+) -> None:
+    """Prepare, check, train, evaluate, and ask one question: the whole way in one command.
+
+    [dim]medloupe quickstart --out runs/quickstart[/]
+    """
+    begun = time.perf_counter()
+    console.quiet_libraries()
+    from medloupe.recipes import load_run, run
+
+    config = load_run(recipe, set_ or ())
+    run.refuse_started(out, resume=resume)
+    _heading(1, "prepare the data")
+    with console.Bars() as bars:
+        run.prepare(config.data, out / "data", root=root, progress=bars)
+    _heading(2, "check every row and every image")
+    _check(out / "data")
+    _heading(3, f"train: {', then '.join(stage.name for stage in config.train.stages)}")
+    if run.is_trained(config, out):
+        console.out.print("  finished before")
+    else:
+        with console.Bars() as bars:
+            run.train(config, out / "data", out, resume=resume, progress=bars)
+    _heading(4, "evaluate on patients the model has not seen, with and without looking")
+    if resume and run.is_evaluated(config, out):
+        console.out.print("  finished before")
+    else:
+        _evaluate(out, None, None, (), trust_code=True)
+    _heading(5, "ask one question about one of their images")
+    _ask_held_out(config, out)
+    console.out.print()
+    console.out.print(f"checkpoint  {escape(str(out / 'model'))}")
+    console.out.print(f"report      {escape(str(out / 'report.html'))}")
+    console.out.print(f"time        {_duration(time.perf_counter() - begun)}")
+
+
+def _heading(number: int, text: str) -> None:
+    console.out.print(f"[bold][{number}/5][/bold] {text}")
+
+
+def _ask_held_out(config: RunConfig, out: Path) -> None:
+    from medloupe.data.dataset import load_dataset
+    from medloupe.recipes import run
+
+    row = config.evaluate.benchmark.select(load_dataset(out / "data"))[0]
+    predict = run.load(out / "model", root=out / "data", trust_code=True)
+    (answer,) = predict([row])
+    _tell(row, answer, out / "data")
+
+
+def _tell(row: Conversation, answer: Generation, root: Path) -> None:
+    truth = row.answer.text if row.answer else ""
+    for image in row.images:
+        console.out.print(f"  image     {root / image.uri}", markup=False)
+    console.out.print(f"  question  {row.question}", markup=False)
+    console.out.print(f"  answer    {answer.text}", markup=False)
+    console.out.print(f"  truth     {truth}", markup=False)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

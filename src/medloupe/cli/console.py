@@ -1,0 +1,150 @@
+"""What the user sees: results on stdout, progress and errors on stderr.
+
+On a terminal progress is a bar; elsewhere a line when a phase begins, at about every tenth of it and
+when it ends.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from medloupe.errors import MedLoupeError
+
+if TYPE_CHECKING:
+    from medloupe.types import Generation
+
+USER_ERROR = 2
+SECONDS_BETWEEN_LINES = 1.0
+# Faults of the machine or of rights that the user can mend; any other OSError is a bug.
+_MENDABLE = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EISDIR,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+}
+
+out = Console(soft_wrap=True, highlight=False)
+err = Console(soft_wrap=True, highlight=False, stderr=True)
+
+
+class Bars:
+    """A `Progress` callback: one bar, or one series of lines, per phase.
+
+    The text before " (" names the phase; what follows (a loss) changes while it runs.
+    """
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("  {task.description}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
+            console=err,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._phase, self._tenth, self._begun, self._last = "", -1, 0.0, 0.0
+
+    def __enter__(self) -> Self:
+        if err.is_terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if err.is_terminal:
+            self._progress.stop()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        phase = what.partition(" (")[0]
+        if err.is_terminal:
+            self._draw(phase, what, done, total)
+        else:
+            self._tell(phase, what, done, total)
+
+    def _draw(self, phase: str, what: str, done: int, total: int) -> None:
+        if phase not in self._tasks:
+            self._tasks[phase] = self._progress.add_task(what, total=total)
+        elif done <= 1:  # the phase runs again (another stage): its clock starts anew
+            self._progress.reset(self._tasks[phase], total=total)
+        self._progress.update(self._tasks[phase], description=what, completed=done, total=total)
+
+    def _tell(self, phase: str, what: str, done: int, total: int) -> None:
+        now = time.perf_counter()
+        if phase != self._phase or done <= 1:
+            self._phase, self._tenth, self._begun, self._last = phase, -1, now, 0.0
+        tenth = 10 * done // max(total, 1)
+        due = tenth > self._tenth and now - self._last >= SECONDS_BETWEEN_LINES
+        if due or done == total:
+            self._tenth, self._last = tenth, now
+            err.print(f"  {what}: {done:,} of {total:,} ({now - self._begun:.0f} s)", markup=False)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """User mistakes and full disks become one message and exit code 2."""
+    try:
+        yield
+    except MedLoupeError as error:
+        complain(str(error))
+        raise SystemExit(USER_ERROR) from error
+    except OSError as error:
+        if error.errno not in _MENDABLE:
+            raise
+        complain(f"{error.filename or 'a file'}: {error.strerror}")
+        raise SystemExit(USER_ERROR) from error
+
+
+def complain(message: str) -> None:
+    """One error message on stderr."""
+    err.print("[bold red]Error:[/]", end=" ")
+    err.print(message, markup=False)
+
+
+def show_answer(answer: Generation) -> None:
+    """The text, and each box in pixels of the last image."""
+    out.print(answer.text, markup=False)
+    for box in answer.boxes:
+        corners = f"({box.x1:.1f}, {box.y1:.1f}) to ({box.x2:.1f}, {box.y2:.1f})"
+        out.print(f"  box {box.label or '?'}: {corners} px", markup=False)
+    if answer.finish_reason == "length":
+        err.print("  (the answer was cut at the limit of new tokens)", markup=False)
+
+
+def quiet_libraries() -> None:
+    """Their bars and notices would drown ours; what matters comes back as an error."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging as hf_logging
+
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    for name in ("pydicom", "nibabel.global"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for module in ("pydicom", "nilearn", "nibabel", "transformers", "peft"):
+        warnings.filterwarnings("ignore", module=module)

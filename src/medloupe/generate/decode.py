@@ -1,0 +1,118 @@
+"""Greedy decoding over a key-value cache.
+
+A prefix is read once and its cache repeated over its branches. Padding stands on the left of a prefix
+and on the left of a branch, so between the two as well: the mask hides it and `position_ids` count real
+tokens only. A row that has ended leaves the batch, and its cache with it.
+Shapes: B rows, G prefixes, L tokens of this step, S tokens so far, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache, PreTrainedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branches:
+    """The embedded prompts of one batch: `pieces_LD`, each behind prefix number `owners[i]`.
+
+    Without prefixes each piece is a whole prompt.
+    """
+
+    prefixes_LD: Sequence[torch.Tensor]
+    pieces_LD: Sequence[torch.Tensor]
+    owners: Sequence[int]
+
+
+@dataclass(kw_only=True)
+class Spoken:
+    """The tokens of one answer as it grows, the one that ends it included."""
+
+    token_ids: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    ended: bool = False
+
+
+def decode_greedily(
+    language_model: PreTrainedModel,
+    branches: Branches,
+    *,
+    end_token_ids: Sequence[int],
+    max_new_tokens: int,
+) -> list[Spoken]:
+    """The most probable token at each step, until an end token or `max_new_tokens`.
+
+    Log-probabilities are of a float32 log-softmax.
+    """
+    reader = _Reader(language_model, len(branches.prefixes_LD) or len(branches.pieces_LD))
+    if branches.prefixes_LD:
+        reader.read(*_left_padded(branches.prefixes_LD))
+        reader.select(torch.tensor(branches.owners))
+    logits_BV = reader.read(*_left_padded(branches.pieces_LD))
+    answers = [Spoken() for _ in branches.pieces_LD]
+    active = list(range(len(answers)))
+    embeddings = language_model.get_input_embeddings()
+    while True:
+        tokens_B = logits_BV.argmax(-1)
+        chosen_B = logits_BV.log_softmax(-1).gather(1, tokens_B[:, None]).squeeze(1)
+        for row, token, log_prob in zip(active, tokens_B.tolist(), chosen_B.tolist(), strict=True):
+            answers[row].token_ids.append(token)
+            answers[row].log_probs.append(log_prob)
+            answers[row].ended = token in end_token_ids
+        going = [place for place, row in enumerate(active) if not answers[row].ended]
+        if not going or len(answers[active[going[0]]].token_ids) >= max_new_tokens:
+            return answers
+        if len(going) < len(active):
+            reader.select(torch.tensor(going))
+            tokens_B = tokens_B[going]
+            active = [active[place] for place in going]
+        logits_BV = reader.read(embeddings(tokens_B[:, None]), torch.ones_like(tokens_B[:, None]))
+
+
+class _Reader:
+    """The language model with what it has read so far: cache, mask, and real tokens per row."""
+
+    def __init__(self, language_model: PreTrainedModel, rows: int) -> None:
+        self.language_model = language_model
+        self.cache = DynamicCache(config=language_model.config)
+        self.mask_BS = torch.zeros(rows, 0, dtype=torch.long, device=language_model.device)
+
+    def read(self, embeddings_BLD: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:
+        """Read on, and predict the token after the last: `logits_BV` in float32."""
+        before_B1 = self.mask_BS.sum(1, keepdim=True)
+        positions_BL = (before_B1 + mask_BL.cumsum(1) - 1).clamp(min=0)
+        self.mask_BS = torch.cat([self.mask_BS, mask_BL], dim=1)
+        output = self.language_model(
+            inputs_embeds=embeddings_BLD,
+            attention_mask=self.mask_BS,
+            position_ids=positions_BL,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits_BV: torch.Tensor = output.logits[:, -1].float()
+        return logits_BV
+
+    def select(self, rows: torch.Tensor) -> None:
+        """Keep these rows, in this order; a row may be named more than once.
+
+        `reorder_cache` takes any index, and unlike `batch_select_indices` every kind of cache layer
+        (linear attention too) has it.
+        """
+        rows = rows.to(self.mask_BS.device)
+        self.cache.reorder_cache(cast(torch.LongTensor, rows))
+        self.mask_BS = self.mask_BS[rows]
+
+
+def _left_padded(pieces_LD: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """`embeddings_BLD` with zeros on the left, and the mask `[B, L]` of real tokens."""
+    masks = [torch.ones(len(piece), dtype=torch.long, device=piece.device) for piece in pieces_LD]
+    return (
+        pad_sequence(list(pieces_LD), batch_first=True, padding_side="left"),
+        pad_sequence(masks, batch_first=True, padding_side="left"),
+    )

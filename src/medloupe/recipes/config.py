@@ -1,0 +1,108 @@
+"""The whole of a run as one value: data, model, processor, stages, evaluation.
+
+The encoder says at which size and with which mean and standard deviation it wants its pixels. A recipe
+leaves these three fields of `processor.transform` out and they are filled in; where a file states
+them, they must agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from medloupe.config import Config
+from medloupe.data.datasets.base import DatasetConfig
+from medloupe.evaluate.benchmark import Benchmark
+from medloupe.generate import GenerateConfig
+from medloupe.imaging.transforms import ImageTransform
+from medloupe.models.connectors import ConnectorConfig
+from medloupe.models.encoders import EncoderConfig
+from medloupe.models.language import LanguageConfig
+from medloupe.processing import ProcessorConfig
+from medloupe.train import TrainConfig
+
+_ENCODER = "model.encoder"
+_TRANSFORM = "processor.transform"
+
+
+class ModelConfig(Config):
+    """The parts that `VisionLanguageModel.compose` joins."""
+
+    encoder: EncoderConfig
+    connector: ConnectorConfig
+    language: LanguageConfig = LanguageConfig()
+
+
+class EvaluateConfig(Config):
+    """What is asked and how it is decoded. The benchmark decides the number of new tokens.
+
+    `blind=False` saves the second pass, in which the model is shown another patient's image.
+    """
+
+    benchmark: Benchmark
+    generate: GenerateConfig = GenerateConfig()
+    blind: bool = True
+
+    def decoding(self) -> GenerateConfig:
+        """`generate` with the benchmark's limit."""
+        limit = {"max_new_tokens": self.benchmark.max_new_tokens}
+        return self.generate.model_copy(update=limit)
+
+
+class RunConfig(Config):
+    """See the module's docstring. `seed` draws the connector's first weights and the image-blind
+    pairs; the order of training rows has its own in `train.seed`."""
+
+    name: str = Field(min_length=1)
+    description: str = ""
+    data: DatasetConfig
+    model: ModelConfig
+    processor: ProcessorConfig = ProcessorConfig()
+    train: TrainConfig
+    evaluate: EvaluateConfig
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _fit_view(self) -> Self:
+        # frozen for everybody else: the value is still being made here
+        self.__dict__["processor"] = _fitted(self.processor, self.model.encoder)
+        return self
+
+    def with_overrides(self, assignments: Sequence[str]) -> Self:
+        """As `Config.with_overrides`; the view follows another encoder unless it is set as well."""
+        encoder = [item for item in assignments if item.startswith(f"{_ENCODER}.")]
+        if not encoder or any(item.startswith(f"{_TRANSFORM}.") for item in assignments):
+            return super().with_overrides(assignments)
+        model = self.model.with_overrides([item.removeprefix("model.") for item in encoder])
+        data = self.to_dict() | {"model": model.to_dict()}
+        for field in _view_of(self.model.encoder):
+            del data["processor"]["transform"][field]
+        changed = type(self).parse(data)
+        return super(RunConfig, changed).with_overrides(
+            [item for item in assignments if item not in encoder]
+        )
+
+
+def _view_of(encoder: EncoderConfig) -> dict[str, Any]:
+    """The fields of an `ImageTransform` that the encoder decides."""
+    size = encoder.image_size or encoder.resolved().image_size
+    return {"size": size, "mean": encoder.mean, "std": encoder.std}
+
+
+def _fitted(processor: ProcessorConfig, encoder: EncoderConfig) -> ProcessorConfig:
+    """The processor with the encoder's view.
+
+    Raises:
+        ValueError: the processor states another one.
+    """
+    given, wanted = processor.transform, _view_of(encoder)
+    for field in sorted(given.model_fields_set & wanted.keys()):
+        if getattr(given, field) != wanted[field]:
+            raise ValueError(
+                f"{_TRANSFORM}.{field} is {getattr(given, field)}, but the encoder wants "
+                f"{wanted[field]}; leave the field out or set it to the same"
+            )
+    fields = {name: getattr(given, name) for name in ImageTransform.model_fields} | wanted
+    return processor.model_copy(update={"transform": ImageTransform(**fields)})

@@ -1,0 +1,306 @@
+"""What a run does, from a `RunConfig` to a model folder, an evaluation and a report.
+
+OUT/run.yaml, manifest.json    the resolved config, and where it all comes from
+OUT/train.jsonl, checkpoints/  written while training
+OUT/model/                     the complete model: nothing else is needed to load it
+OUT/eval.jsonl, report.html    written by `evaluate`
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+
+from medloupe.config import trusting_code
+from medloupe.data.dataset import CARD_FILE, Dataset, Progress, load_dataset
+from medloupe.data.datasets.base import DatasetConfig
+from medloupe.errors import CheckpointError, DataError
+from medloupe.evaluate.log import read_log as read_evaluation
+from medloupe.evaluate.log import write_log
+from medloupe.evaluate.report import write_report
+from medloupe.evaluate.runner import run_benchmark
+from medloupe.generate import GenerateConfig, Predictor
+from medloupe.imaging.read import read_ref
+from medloupe.imaging.transforms import to_display
+from medloupe.models.vlm import VisionLanguageModel
+from medloupe.processing import ImageSource, Processor
+from medloupe.recipes.config import EvaluateConfig, RunConfig
+from medloupe.recipes.manifest import run_manifest, surroundings
+from medloupe.train import Trainer
+from medloupe.train.checkpoint import CheckpointFolder
+from medloupe.train.log import read_log
+from medloupe.train.objectives.base import StageContext
+from medloupe.types import EvalLog, ImageRef
+
+RUN_FILE = "run.yaml"
+MANIFEST_FILE = "manifest.json"
+PREPARED_FILE = "prepared.yaml"
+EVALUATION_FILE = "eval.jsonl"
+REPORT_FILE = "report.html"
+MODEL_FOLDER = "model"
+# Decoded views are kept up to this size; a view is decoded again when it was dropped.
+VIEW_BYTES = 1 << 30
+
+
+def prepare(config: DatasetConfig, out: Path, *, root: Path | None, progress: Progress) -> Dataset:
+    """Prepare a data set, or read it where the same config made it before.
+
+    Raises:
+        DataError: the folder holds another data set.
+    """
+    stamp = out / PREPARED_FILE
+    if (out / CARD_FILE).exists():
+        if stamp.is_file() and stamp.read_text(encoding="utf-8") == config.to_yaml():
+            return load_dataset(out)
+        raise DataError(
+            "the folder holds a data set that was prepared otherwise",
+            file=str(out),
+            remedy="Choose another folder or delete this one; to train on it as it is, "
+            "name it with --data",
+        )
+    dataset = config.prepare(out, root=root, progress=progress)
+    stamp.write_text(config.to_yaml(), encoding="utf-8")
+    return dataset
+
+
+def build(config: RunConfig, root: Path) -> tuple[VisionLanguageModel, Processor, ImageSource]:
+    """The model with pretrained parts and a fresh connector, and what feeds it from below `root`."""
+    torch.manual_seed(config.seed)
+    parts = config.model
+    model, tokenizer = VisionLanguageModel.compose(parts.encoder, parts.connector, parts.language)
+    _channels_last(model)
+    image_token = model.config.image_token_id
+    processor = Processor(config.processor, tokenizer, model.layout, image_token)
+    return model, processor, _images(config.processor.transform.size, root, processor)
+
+
+def train(
+    config: RunConfig, data: Path, out: Path, *, resume: bool = False, progress: Progress
+) -> Path:
+    """Run every stage on a prepared data set and save the model; returns its folder.
+
+    Raises:
+        CheckpointError: `out` holds checkpoints and `resume` is false, or they are of another run.
+        DataError, TrainingError, PromptError, ImageError: what is wrong with the data or the run.
+    """
+    dataset = load_dataset(data)
+    manifest = _begin(config, dataset, out, resume=resume)
+    model, processor, images = build(config, data)
+
+    def context(frozen_encoder: bool) -> StageContext:
+        return StageContext(
+            model=model,
+            processor=processor,
+            dataset=dataset,
+            images=images,
+            frozen_encoder=frozen_encoder,
+            progress=progress,
+        )
+
+    Trainer(model, config.train, out, context, progress=progress).fit(resume=resume)
+    return save_model(out / MODEL_FOLDER, model, processor, config, manifest)
+
+
+def evaluate(
+    folder: Path,
+    data: Path,
+    out: Path,
+    *,
+    config: EvaluateConfig | None = None,
+    trust_code: bool = False,
+    progress: Progress,
+) -> EvalLog:
+    """Score a saved model on a prepared data set: `out/eval.jsonl` and `out/report.html`.
+
+    `config` defaults to the evaluation of the run that made the model. The report shows the training
+    curve where `train.jsonl` stands beside the model's folder.
+    """
+    run = load_run_of(folder, trust_code=trust_code)
+    asked = config or run.evaluate
+    dataset = load_dataset(data)
+    predict = load(folder, root=data, config=asked.decoding(), trust_code=trust_code)
+    log = run_benchmark(
+        asked.benchmark,
+        dataset,
+        predict,
+        manifest=_evaluation_manifest(folder, run, dataset),
+        seed=run.seed,
+        blind=asked.blind,
+        progress=progress,
+    )
+    write_log(out / EVALUATION_FILE, log)
+    window = predict.processor.config.transform.window
+
+    def shown(ref: ImageRef) -> NDArray[Any]:
+        return to_display(read_ref(ref, data), window)
+
+    curve = [row for row in read_log(folder.parent / "train.jsonl") if row["event"] == "step"]
+    write_report(out / REPORT_FILE, log, shown, curve or None)
+    return log
+
+
+def load(
+    folder: Path, *, root: Path, config: GenerateConfig | None = None, trust_code: bool = False
+) -> Predictor:
+    """A saved model, ready to answer; relative image paths are below `root`."""
+    predict = Predictor.load(
+        folder, root=root, trust_code=trust_code, config=config or GenerateConfig()
+    )
+    _channels_last(predict.model)
+    return predict
+
+
+def model_folder(path: Path) -> Path:
+    """The model's folder, from itself or from the run's.
+
+    Raises:
+        CheckpointError: no saved model there.
+    """
+    for folder in (path, path / MODEL_FOLDER):
+        if (folder / "config.json").is_file():
+            return folder
+    raise CheckpointError(
+        "no saved model here",
+        file=str(path),
+        remedy="Name the folder that 'medloupe train' wrote; an unfinished run goes on with --resume",
+    )
+
+
+def load_run_of(folder: Path, *, trust_code: bool = False) -> RunConfig:
+    """The run that made a saved model; it may come from elsewhere, so its code is not trusted."""
+    with trusting_code(trust_code):
+        return RunConfig.from_yaml(folder / RUN_FILE)
+
+
+def save_model(
+    folder: Path,
+    model: VisionLanguageModel,
+    processor: Processor,
+    config: RunConfig,
+    manifest: dict[str, Any],
+) -> Path:
+    """Write the complete model beside its place and rename it: the folder is whole or absent.
+
+    Raises:
+        CheckpointError: it could not be written; one that stood there before is as it was.
+    """
+    scratch, old = folder.with_suffix(".partial"), folder.with_suffix(".old")
+    try:
+        for stale in (scratch, old):
+            shutil.rmtree(stale, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        model.save_pretrained(scratch)
+        processor.save(scratch)
+        _write_run(scratch, config, manifest)
+        for file in scratch.iterdir():
+            _sync(file)
+        if folder.exists():
+            folder.rename(old)
+        scratch.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise CheckpointError(
+            f"the model could not be written: {error}",
+            file=str(folder),
+            remedy="Free disk space and run again with --resume; the checkpoints are good",
+        ) from error
+    return folder
+
+
+def refuse_started(out: Path, *, resume: bool) -> None:
+    """Refuse a folder in which a run has begun.
+
+    Raises:
+        CheckpointError: it has checkpoints and `resume` is false.
+    """
+    if not resume and CheckpointFolder(out / "checkpoints", keep=1).found():
+        raise CheckpointError(
+            "this run has checkpoints already",
+            file=str(out),
+            remedy="Pass --resume to go on, or choose another --out",
+        )
+
+
+def is_trained(config: RunConfig, out: Path) -> bool:
+    """Whether `out` holds the finished model of exactly this run."""
+    return _fingerprint_in(out / MODEL_FOLDER / MANIFEST_FILE) == config.fingerprint()
+
+
+def is_evaluated(config: RunConfig, out: Path) -> bool:
+    """Whether `out` holds the evaluation and the report of exactly this run."""
+    logged = out / EVALUATION_FILE
+    if not (is_trained(config, out) and logged.is_file() and (out / REPORT_FILE).is_file()):
+        return False
+    return bool(read_evaluation(logged).manifest.get("config") == config.to_dict())
+
+
+def _fingerprint_in(manifest: Path) -> str | None:
+    if not manifest.is_file():
+        return None
+    return str(json.loads(manifest.read_text(encoding="utf-8"))["config_fingerprint"])
+
+
+def _begin(config: RunConfig, dataset: Dataset, out: Path, *, resume: bool) -> dict[str, Any]:
+    """Note what is about to run; refuse to mix two runs in one folder."""
+    manifest = run_manifest(config, dataset)
+    refuse_started(out, resume=resume)
+    if CheckpointFolder(out / "checkpoints", keep=1).found():
+        _refuse_other_run(config, manifest, out)
+    out.mkdir(parents=True, exist_ok=True)
+    _write_run(out, config, manifest)
+    return manifest
+
+
+def _refuse_other_run(config: RunConfig, manifest: dict[str, Any], out: Path) -> None:
+    before = RunConfig.from_yaml(out / RUN_FILE)
+    fields = ("model", "processor", "train", "seed")
+    differ = [field for field in fields if getattr(before, field) != getattr(config, field)]
+    noted = json.loads((out / MANIFEST_FILE).read_text(encoding="utf-8"))
+    if noted["data_fingerprint"] != manifest["data_fingerprint"]:
+        differ.append("data")
+    if differ:
+        raise CheckpointError(
+            f"the run in this folder had another {' and another '.join(differ)}",
+            file=str(out),
+            remedy=f"Resume with {out / RUN_FILE} and its data, or choose another --out",
+        )
+
+
+def _write_run(folder: Path, config: RunConfig, manifest: dict[str, Any]) -> None:
+    (folder / RUN_FILE).write_text(config.to_yaml(), encoding="utf-8")
+    text = json.dumps(manifest, indent=1, ensure_ascii=False, sort_keys=True)
+    (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def _evaluation_manifest(folder: Path, run: RunConfig, dataset: Dataset) -> dict[str, Any]:
+    trained = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    return {
+        **run_manifest(run, dataset),
+        "checkpoint": f"{folder.parent.name}/{folder.name}",
+        "config": run.to_dict(),
+        "trained": trained,
+        **surroundings(),
+    }
+
+
+def _images(size: int, root: Path, processor: Processor) -> ImageSource:
+    keep = max(VIEW_BYTES // (3 * size * size * 4), 16)
+    return ImageSource(root, processor.config.transform, keep=keep)
+
+
+def _channels_last(model: VisionLanguageModel) -> None:
+    """The memory order in which convolutions run fastest on CPUs; answers are the same."""
+    model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _sync(file: Path) -> None:
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())

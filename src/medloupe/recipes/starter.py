@@ -1,0 +1,103 @@
+"""The quickstart: a 135M language model and a small convolutional encoder learn to read planted lesions.
+
+What is tuned stands in the two stages and in `StarterConfig`, nowhere else.
+"""
+
+from __future__ import annotations
+
+from medloupe.data.datasets.starter import StarterConfig
+from medloupe.evaluate.benchmark import Benchmark, Stratum
+from medloupe.models.connectors.mlp import MLPConnectorConfig
+from medloupe.models.encoders.efficientnet import EfficientNetLite0Config
+from medloupe.models.language import LanguageConfig
+from medloupe.processing import ProcessorConfig
+from medloupe.recipes.config import EvaluateConfig, ModelConfig, RunConfig
+from medloupe.train import LoraConfig, StageConfig, TrainConfig
+from medloupe.train.objectives.grounding import GroundingObjectiveConfig
+from medloupe.train.objectives.language import LanguageObjectiveConfig
+
+SYSTEM = "You read medical images."
+TASKS = ("plane", "presence", "side", "kind", "diagnosis", "count", "size")
+
+
+def starter() -> RunConfig:
+    """Trains in minutes on two CPU cores."""
+    return RunConfig(
+        name="starter",
+        description="SmolLM2-135M + EfficientNet-Lite0 on planted brain lesions; minutes on a CPU",
+        data=StarterConfig(
+            patients=320,
+            series_per_patient=0,
+            volumes_per_patient=0,
+            conspicuity=1.0,
+            lesion_width=(0.04, 0.12),
+            languages=("en",),
+        ),
+        model=ModelConfig(
+            encoder=EfficientNetLite0Config(stride=16),
+            connector=MLPConnectorConfig(depth=2, position=16),
+            language=LanguageConfig(dtype="bfloat16"),
+        ),
+        processor=ProcessorConfig(system=SYSTEM),
+        train=TrainConfig(stages=(_ground(), _instruct())),
+        evaluate=EvaluateConfig(
+            benchmark=Benchmark(
+                name="starter",
+                tasks=TASKS,
+                max_new_tokens=16,
+                strata=(Stratum(attribute="lesion_width", edges=(4, 6, 8)),),
+            )
+        ),
+    )
+
+
+def _ground() -> StageConfig:
+    """Image tokens learn what they show, without running the language model."""
+    return StageConfig(
+        name="ground",
+        objective=GroundingObjectiveConfig(),
+        trainable=("encoder", "connector"),
+        learning_rate=1e-3,
+        learning_rates={"connector": 3e-3},
+        steps=250,
+        batch_size=16,
+        clip=5.0,
+    )
+
+
+def _instruct() -> StageConfig:
+    """The language model learns to answer from them; one row is an image with all its questions."""
+    return StageConfig(
+        name="instruct",
+        objective=LanguageObjectiveConfig(tasks=TASKS),
+        trainable=("connector", "language_model"),
+        lora=LoraConfig(rank=16),
+        learning_rate=1e-3,
+        learning_rates={"connector": 2e-4},
+        steps=150,
+        batch_size=1,
+    )
+
+
+def starter_tiny() -> RunConfig:
+    """Seconds, for tests and first steps with your own parts; it learns nothing of use."""
+    return starter().with_overrides(
+        [
+            "name=starter_tiny",
+            "description=The starter recipe at 64 pixels with a few steps, to try parts in seconds",
+            "data.patients=20",
+            "data.slices_per_patient=3",
+            "data.size=64",
+            "model.encoder.image_size=64",
+            "model.language.dtype=float32",
+            "train.save_every=2",
+            "train.stages.ground.steps=4",
+            "train.stages.ground.batch_size=4",
+            "train.stages.ground.objective.min_count=1",
+            "train.stages.instruct.steps=6",
+            "train.stages.instruct.lora.rank=4",
+            "evaluate.benchmark.tasks=[]",
+            "evaluate.benchmark.resamples=100",
+            "evaluate.benchmark.max_new_tokens=8",
+        ]
+    )

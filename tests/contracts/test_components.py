@@ -1,0 +1,270 @@
+"""What every registered component keeps to. To stand in a family's table is to be tested here.
+
+A component whose config needs a value has an example in `NEEDS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from transformers import CLIPVisionConfig, SiglipVisionConfig
+
+import medloupe
+from medloupe.config import ComponentConfig, Config, import_class
+from medloupe.errors import ConfigError
+from medloupe.models.connectors import ConnectorConfig
+from medloupe.models.encoders import EncoderConfig
+from medloupe.types import ImageLayout, Record
+
+NEEDS: dict[tuple[str, str], dict[str, Any]] = {
+    ("connector", "words"): {"words": ["bright", "dark"], "image_words": ["axial"], "keep": 16},
+}
+
+for _module in pkgutil.walk_packages(medloupe.__path__, "medloupe."):
+    importlib.import_module(_module.name)
+
+
+def subclasses(kind: type) -> list[type]:
+    return [kind, *(below for child in kind.__subclasses__() for below in subclasses(child))]
+
+
+FAMILIES = [
+    cls
+    for cls in subclasses(ComponentConfig)
+    if cls.__module__.startswith("medloupe.") and vars(cls).get("table")
+]
+COMPONENTS = [(family, name) for family in FAMILIES for name in family.table]
+IDS = [f"{family.family}-{name}" for family, name in COMPONENTS]
+every_component = pytest.mark.parametrize(("family", "name"), COMPONENTS, ids=IDS)
+
+
+def example(family: type[ComponentConfig], name: str) -> ComponentConfig:
+    return family.parse({"name": name, **NEEDS.get((family.family, name), {})})
+
+
+def test_the_families_are_found() -> None:
+    names = {family.family for family in FAMILIES}
+    assert {"encoder", "connector", "objective", "data set", "scorer"} <= names
+    assert len(names) == len(FAMILIES)
+
+
+@every_component
+def test_it_is_importable_named_and_described(family: type[ComponentConfig], name: str) -> None:
+    concrete = import_class(family.table[name], family)
+    assert example(family, name).name == name
+    assert type(example(family, name)) is concrete
+    assert vars(concrete).get("__doc__"), f"{concrete.__name__} says nothing about itself"
+    assert not getattr(concrete, "__abstractmethods__", frozenset())
+
+
+@every_component
+def test_it_round_trips(family: type[ComponentConfig], name: str, tmp_path: Path) -> None:
+    config = example(family, name)
+    assert family.parse(json.loads(config.to_json())) == config
+    assert family.parse(yaml.safe_load(config.to_yaml())) == config
+    assert family.parse(config.to_dict()).fingerprint() == config.fingerprint()
+    path = tmp_path / "config.yaml"
+    path.write_text(config.to_yaml(), encoding="utf-8")
+    assert family.from_yaml(path) == config
+    assert type(family.from_yaml(path)) is type(config)
+
+
+def test_fingerprints_do_not_depend_on_the_process() -> None:
+    code = (
+        "import sys, json, importlib\n"
+        "for module, cls, data in json.load(sys.stdin):\n"
+        "    family = getattr(importlib.import_module(module), cls)\n"
+        "    print(family.parse(data).fingerprint())\n"
+    )
+    asked = [
+        (family.__module__, family.__qualname__, example(family, name).to_dict())
+        for family, name in COMPONENTS
+    ]
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+        env=os.environ | {"PYTHONHASHSEED": "17"},
+    )
+    wanted = [example(family, name).fingerprint() for family, name in COMPONENTS]
+    assert result.stdout.split() == wanted
+    assert len(set(wanted)) == len(wanted)
+
+
+def test_equal_values_have_equal_fingerprints_in_any_order() -> None:
+    first, second = ({"a": "1", "b": "2"}, {"b": "2", "a": "1"})
+    one, two = (Record(id="r", attributes=attributes) for attributes in (first, second))
+    assert one == two
+    assert one.fingerprint() == two.fingerprint()
+    assert Record(id="r", attributes={"a": "2", "b": "1"}).fingerprint() != one.fingerprint()
+
+
+@every_component
+def test_an_unknown_field_answers_with_the_near_one(
+    family: type[ComponentConfig], name: str
+) -> None:
+    fields = list(type(example(family, name)).model_fields)
+    given = {"name": name, **NEEDS.get((family.family, name), {})}
+    near = max(fields, key=len) if fields else None
+    wrong = near + "x" if near else "nonsense"
+    with pytest.raises(ConfigError, match=f"{wrong}: unknown field") as caught:
+        family.parse(given | {wrong: 1})
+    if near:
+        assert f"did you mean {near!r}" in str(caught.value)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.family)
+def test_an_unknown_name_answers_with_the_near_one(family: type[ComponentConfig]) -> None:
+    for name in family.table:
+        with pytest.raises(ConfigError, match=f"unknown {family.family}") as caught:
+            family.parse(name + "x")
+        assert repr(name) in str(caught.value)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.family)
+def test_a_class_of_another_family_is_refused(family: type[ComponentConfig]) -> None:
+    other = next(cls for cls in FAMILIES if cls is not family)
+    path = next(iter(other.table.values()))
+    with pytest.raises(ConfigError, match=f"is not a {family.__name__}"):
+        family.parse({"name": path})
+
+
+CONFIGS = sorted(
+    (
+        cls
+        for cls in set(subclasses(Config))
+        if cls.__module__.startswith("medloupe.")
+        and not issubclass(cls, ComponentConfig)
+        and not any(field.is_required() for field in cls.model_fields.values())
+    ),
+    key=lambda cls: cls.__qualname__,
+)
+
+
+@pytest.mark.parametrize("cls", CONFIGS, ids=lambda cls: cls.__qualname__)
+def test_every_config_with_defaults_round_trips_and_is_frozen(cls: type[Config]) -> None:
+    value = cls()
+    assert cls.parse(yaml.safe_load(value.to_yaml())) == value
+    assert cls.parse(json.loads(value.to_json())) == value
+    with pytest.raises(ConfigError, match="unknown field"):
+        cls.parse({"surely_not_a_field": 1})
+    for field in cls.model_fields:
+        with pytest.raises(ValueError, match="frozen"):
+            setattr(value, field, None)
+
+
+GRID = ImageLayout(rows=4, columns=4)
+every_connector = pytest.mark.parametrize("name", list(ConnectorConfig.table))
+
+
+def connector(name: str) -> Any:
+    torch.manual_seed(0)
+    config = example(ConnectorConfig, name)
+    assert isinstance(config, ConnectorConfig)
+    module = config.build(8, 12, GRID).eval()
+    module.learn_words(lambda text: [ord(letter) % 50 for letter in text], torch.randn(50, 12))
+    return module
+
+
+@every_connector
+def test_a_connector_gives_the_tokens_it_promises(name: str) -> None:
+    module = connector(name)
+    tokens = module(torch.randn(3, GRID.tokens, 8))
+    assert tokens.shape == (3, module.layout.tokens, 12)
+    assert bool(tokens.isfinite().all())
+
+
+@every_connector
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_connector_speaks_its_own_dtype(name: str, dtype: torch.dtype) -> None:
+    module = connector(name).to(dtype)
+    assert module(torch.randn(1, GRID.tokens, 8)).dtype is dtype
+
+
+@every_connector
+def test_a_connector_treats_each_image_alone(name: str) -> None:
+    module = connector(name)
+    features = torch.randn(3, GRID.tokens, 8)
+    alone = torch.cat([module(one[None]) for one in features])
+    torch.testing.assert_close(module(features), alone, rtol=1e-5, atol=1e-6)
+
+
+@every_connector
+def test_gradients_reach_every_parameter_of_a_connector(name: str) -> None:
+    module = connector(name).train()
+    features = torch.randn(2, GRID.tokens, 8, requires_grad=True)
+    module(features).pow(2).sum().backward()
+    idle = [n for n, p in module.named_parameters() if p.grad is None or not p.grad.any()]
+    assert idle == []
+    assert features.grad is not None
+    assert bool((features.grad != 0).any(-1).all()), "a token is not read"
+
+
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 64,
+    "patch_size": 16,
+}
+# Sizes at which an encoder is quick; the norm is read, so that no parameter is idle.
+TOWER = {"image_size": 64, "post_norm": True}
+TINY: dict[str, dict[str, Any]] = {
+    "efficientnet_lite0": {"image_size": 64, "stride": 16},
+    "clip": TOWER | {"architecture": CLIPVisionConfig(**SMALL).to_diff_dict()},
+    "siglip": TOWER | {"architecture": SiglipVisionConfig(**SMALL).to_diff_dict()},
+}
+every_encoder = pytest.mark.parametrize("name", list(EncoderConfig.table))
+
+
+def encoder(name: str) -> Any:
+    assert name in TINY, f"give the encoder {name!r} a quick example"
+    torch.manual_seed(0)
+    return EncoderConfig.parse({"name": name, **TINY[name]}).build().eval()
+
+
+@every_encoder
+def test_an_encoder_gives_the_tokens_it_promises(name: str) -> None:
+    module = encoder(name)
+    with torch.no_grad():
+        features = module(torch.randn(3, 3, 64, 64))
+    assert features.shape == (3, module.layout.tokens, module.channels)
+
+
+@every_encoder
+def test_an_encoder_treats_each_image_alone(name: str) -> None:
+    module = encoder(name)
+    pixels = torch.randn(3, 3, 64, 64)
+    with torch.no_grad():
+        alone = torch.cat([module(one[None]) for one in pixels])
+        torch.testing.assert_close(module(pixels), alone, rtol=1e-4, atol=1e-5)
+
+
+@every_encoder
+def test_gradients_reach_every_parameter_of_an_encoder(name: str) -> None:
+    module = encoder(name).train()
+    module(torch.randn(2, 3, 64, 64)).pow(3).sum().backward()
+    idle = [n for n, p in module.named_parameters() if p.grad is None or not p.grad.any()]
+    assert idle == []
+
+
+@every_encoder
+def test_an_encoder_is_rebuilt_from_its_saved_config(name: str) -> None:
+    config = EncoderConfig.parse({"name": name, **TINY[name]}).resolved()
+    again = EncoderConfig.parse(json.loads(config.to_json())).build()
+    shapes = {key: value.shape for key, value in config.build().state_dict().items()}
+    assert {key: value.shape for key, value in again.state_dict().items()} == shapes
