@@ -82,7 +82,7 @@ class Config(BaseModel):
             ConfigError: an assignment without `=`, an unknown path, or a value that does not fit.
         """
         data = self.to_dict()
-        components = set(_component_ids(self, data))
+        components = dict.fromkeys(_component_ids(self, data), False)
         for assignment in assignments:
             path, sign, text = assignment.partition("=")
             if not sign:
@@ -205,8 +205,14 @@ def _component_ids(value: Any, data: Any) -> Iterator[int]:
             yield from _component_ids(inner, dumped)
 
 
-def _assign(data: Any, path: list[str], value: Any, whole: str, components: set[int]) -> None:
-    """Set `path` inside nested dicts and lists, in place; `components` are ids of dicts."""
+def _assign(
+    data: Any, path: list[str], value: Any, whole: str, components: dict[int, bool]
+) -> None:
+    """Set `path` inside nested dicts and lists, in place.
+
+    `components` are ids of dicts, True where another component was named: its fields are not in
+    `data`, and whether they exist is seen when it is parsed.
+    """
     key, rest = path[0], path[1:]
     if isinstance(data, list):
         index = _list_index(data, key, whole)
@@ -217,6 +223,8 @@ def _assign(data: Any, path: list[str], value: Any, whole: str, components: set[
         return
     if not isinstance(data, dict):
         raise ConfigError(f"nothing to set below {key!r} in {whole!r}", field=whole)
+    if components.get(id(data)):
+        data.setdefault(key, None)
     if key not in data and key != "name":
         raise ConfigError(f"unknown field {key!r}; {did_you_mean(key, data)}", field=whole)
     if rest and data[key] is None:
@@ -228,6 +236,7 @@ def _assign(data: Any, path: list[str], value: Any, whole: str, components: set[
     elif key == "name" and id(data) in components and data["name"] != value:
         data.clear()  # another component: its fields start from their defaults
         data["name"] = value
+        components[id(data)] = True
     else:
         data[key] = value
 

@@ -83,11 +83,11 @@ def prepare(
     """
     console.quiet_libraries()
     from medloupe.data.datasets.base import DatasetConfig
-    from medloupe.recipes import run
+    from medloupe.recipes.prepare import prepare as prepare_data
 
     config = DatasetConfig.parse({"name": dataset}).with_overrides(set_ or ())
     with console.Bars() as bars:
-        made = run.prepare(config, out, root=root, progress=bars)
+        made = prepare_data(config, out, root=root, progress=bars)
     counts = ", ".join(f"{number:,} {what}" for what, number in sorted(made.card.counts.items()))
     console.out.print(f"{escape(str(out))}: {counts}")
     for note in (made.card.partial, made.card.leak):
@@ -144,13 +144,16 @@ def train(
     [dim]PYTHONPATH=. medloupe train my.yaml --out runs/mine  # names my_lab.pool:MyPoolConfig[/]
     """
     console.quiet_libraries()
-    from medloupe.recipes import load_run, run
+    from medloupe.recipes import load_run
 
     config = load_run(recipe, set_ or ())
+    from medloupe.recipes import run
+    from medloupe.recipes.prepare import prepare as prepare_data
+
     folder = data or out / "data"
     if data is None:
         with console.Bars() as bars:
-            run.prepare(config.data, folder, root=root, progress=bars)
+            prepare_data(config.data, folder, root=root, progress=bars)
     _check(folder)
     with console.Bars() as bars:
         saved = run.train(config, folder, out, resume=resume, progress=bars)
@@ -337,12 +340,13 @@ def quickstart(
     begun = time.perf_counter()
     console.quiet_libraries()
     from medloupe.recipes import load_run, run
+    from medloupe.recipes.prepare import prepare as prepare_data
 
     config = load_run(recipe, set_ or ())
     run.refuse_started(out, resume=resume)
     _heading(1, "prepare the data")
     with console.Bars() as bars:
-        run.prepare(config.data, out / "data", root=root, progress=bars)
+        prepare_data(config.data, out / "data", root=root, progress=bars)
     _heading(2, "check every row and every image")
     _check(out / "data")
     _heading(3, f"train: {', then '.join(stage.name for stage in config.train.stages)}")

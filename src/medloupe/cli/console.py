@@ -45,6 +45,13 @@ _MENDABLE = {
     errno.EROFS,
 }
 
+# Read by the libraries when they are imported, which is later.
+_QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
 out = Console(soft_wrap=True, highlight=False)
 err = Console(soft_wrap=True, highlight=False, stderr=True)
 
@@ -65,7 +72,8 @@ class Bars:
             console=err,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._phase, self._tenth, self._begun, self._last = "", -1, 0.0, 0.0
+        self._phase, self._done = "", 0
+        self._tenth, self._begun, self._last = -1, 0.0, 0.0
 
     def __enter__(self) -> Self:
         if err.is_terminal:
@@ -83,22 +91,25 @@ class Bars:
 
     def __call__(self, what: str, done: int, total: int) -> None:
         phase = what.partition(" (")[0]
+        # a phase may run again: answers are asked for with and without the right image
+        begins = phase != self._phase or done <= self._done
+        self._phase, self._done = phase, done
         if err.is_terminal:
-            self._draw(phase, what, done, total)
+            self._draw(phase, what, done, total, begins)
         else:
-            self._tell(phase, what, done, total)
+            self._tell(what, done, total, begins)
 
-    def _draw(self, phase: str, what: str, done: int, total: int) -> None:
+    def _draw(self, phase: str, what: str, done: int, total: int, begins: bool) -> None:
         if phase not in self._tasks:
             self._tasks[phase] = self._progress.add_task(what, total=total)
-        elif done <= 1:  # the phase runs again (another stage): its clock starts anew
+        elif begins:
             self._progress.reset(self._tasks[phase], total=total)
         self._progress.update(self._tasks[phase], description=what, completed=done, total=total)
 
-    def _tell(self, phase: str, what: str, done: int, total: int) -> None:
+    def _tell(self, what: str, done: int, total: int, begins: bool) -> None:
         now = time.perf_counter()
-        if phase != self._phase or done <= 1:
-            self._phase, self._tenth, self._begun, self._last = phase, -1, now, 0.0
+        if begins:
+            self._tenth, self._begun, self._last = -1, now, 0.0
         tenth = 10 * done // max(total, 1)
         due = tenth > self._tenth and now - self._last >= SECONDS_BETWEEN_LINES
         if due or done == total:
@@ -139,11 +150,8 @@ def show_answer(answer: Generation) -> None:
 
 def quiet_libraries() -> None:
     """Their bars and notices would drown ours; what matters comes back as an error."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from transformers.utils import logging as hf_logging
-
-    hf_logging.set_verbosity_error()
-    hf_logging.disable_progress_bar()
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
     for name in ("pydicom", "nibabel.global"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for module in ("pydicom", "nilearn", "nibabel", "transformers", "peft"):

@@ -41,9 +41,11 @@ def load_run(source: str, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: neither, or a field that does not exist or does not fit.
     """
-    from medloupe.recipes.config import RunConfig
-
     path = Path(source)
-    is_file = path.suffix in (".yaml", ".yml", ".json") or path.is_file()
-    config = RunConfig.from_yaml(path) if is_file else recipe(source)
+    if path.suffix in (".yaml", ".yml", ".json") or path.is_file():
+        from medloupe.recipes.config import RunConfig
+
+        config = RunConfig.from_yaml(path)
+    else:
+        config = recipe(source)
     return config.with_overrides(overrides) if overrides else config

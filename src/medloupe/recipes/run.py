@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from medloupe.config import trusting_code
-from medloupe.data.dataset import CARD_FILE, Dataset, Progress, load_dataset
-from medloupe.data.datasets.base import DatasetConfig
-from medloupe.errors import CheckpointError, DataError
+from medloupe.data.dataset import Dataset, Progress, load_dataset
+from medloupe.errors import CheckpointError
 from medloupe.evaluate.log import read_log as read_evaluation
 from medloupe.evaluate.log import write_log
 from medloupe.evaluate.report import write_report
@@ -41,33 +40,11 @@ from medloupe.types import EvalLog, ImageRef
 
 RUN_FILE = "run.yaml"
 MANIFEST_FILE = "manifest.json"
-PREPARED_FILE = "prepared.yaml"
 EVALUATION_FILE = "eval.jsonl"
 REPORT_FILE = "report.html"
 MODEL_FOLDER = "model"
 # Decoded views are kept up to this size; a view is decoded again when it was dropped.
 VIEW_BYTES = 1 << 30
-
-
-def prepare(config: DatasetConfig, out: Path, *, root: Path | None, progress: Progress) -> Dataset:
-    """Prepare a data set, or read it where the same config made it before.
-
-    Raises:
-        DataError: the folder holds another data set.
-    """
-    stamp = out / PREPARED_FILE
-    if (out / CARD_FILE).exists():
-        if stamp.is_file() and stamp.read_text(encoding="utf-8") == config.to_yaml():
-            return load_dataset(out)
-        raise DataError(
-            "the folder holds a data set that was prepared otherwise",
-            file=str(out),
-            remedy="Choose another folder or delete this one; to train on it as it is, "
-            "name it with --data",
-        )
-    dataset = config.prepare(out, root=root, progress=progress)
-    stamp.write_text(config.to_yaml(), encoding="utf-8")
-    return dataset
 
 
 def build(config: RunConfig, root: Path) -> tuple[VisionLanguageModel, Processor, ImageSource]:

@@ -6,8 +6,10 @@ What is tuned stands in the two stages and in `StarterConfig`, nowhere else.
 from __future__ import annotations
 
 from medloupe.data.datasets.starter import StarterConfig
+from medloupe.data.datasets.starter.anatomy import PLANES
+from medloupe.data.datasets.starter.lesions import KINDS
 from medloupe.evaluate.benchmark import Benchmark, Stratum
-from medloupe.models.connectors.mlp import MLPConnectorConfig
+from medloupe.models.connectors.words import WordsConnectorConfig
 from medloupe.models.encoders.efficientnet import EfficientNetLite0Config
 from medloupe.models.language import LanguageConfig
 from medloupe.processing import ProcessorConfig
@@ -35,7 +37,7 @@ def starter() -> RunConfig:
         ),
         model=ModelConfig(
             encoder=EfficientNetLite0Config(stride=16),
-            connector=MLPConnectorConfig(depth=2, position=16),
+            connector=WordsConnectorConfig(words=(*KINDS, "left", "right"), image_words=PLANES),
             language=LanguageConfig(dtype="bfloat16"),
         ),
         processor=ProcessorConfig(system=SYSTEM),
@@ -45,6 +47,7 @@ def starter() -> RunConfig:
                 name="starter",
                 tasks=TASKS,
                 max_new_tokens=16,
+                limit=150,
                 strata=(Stratum(attribute="lesion_width", edges=(4, 6, 8)),),
             )
         ),
@@ -59,7 +62,7 @@ def _ground() -> StageConfig:
         trainable=("encoder", "connector"),
         learning_rate=1e-3,
         learning_rates={"connector": 3e-3},
-        steps=250,
+        steps=220,
         batch_size=16,
         clip=5.0,
     )
@@ -70,11 +73,10 @@ def _instruct() -> StageConfig:
     return StageConfig(
         name="instruct",
         objective=LanguageObjectiveConfig(tasks=TASKS),
-        trainable=("connector", "language_model"),
+        trainable=("language_model",),
         lora=LoraConfig(rank=16),
         learning_rate=1e-3,
-        learning_rates={"connector": 2e-4},
-        steps=150,
+        steps=300,
         batch_size=1,
     )
 

@@ -2,12 +2,12 @@
 input embeddings.
 
 An MLP maps every encoder token into the language model's space, where the grounding objective aligns
-it with the directions of label words. `forward` reads those alignments off as probabilities, keeps
-the `keep` most certain tokens in reading order and writes each as the probability-weighted sum of its
-words' embeddings, behind one token for the words of the whole image. A small language model reads
-words from the first step; it needs thousands of steps to learn to read 196 vectors of no known
-meaning. A residual from the aligned token and its coordinates, zero at the start, carries what words
-cannot (an exact place), if the language stage trains the connector.
+it with the directions of label words. `forward` reads those alignments off as probabilities, takes
+the `keep` most certain places that are more certain than their neighbours, in reading order, and says
+each place's likeliest words, one token a word, behind one token for the words of the whole image. A
+small language model reads words from the first steps; it needs thousands to learn to read 196 vectors
+of no known meaning, and hundreds where a token is the sum of two words. What no word says (an exact
+place) is lost: use another connector where boxes are asked for.
 Close relatives: Ovis (Lu et al. 2024), whose visual tokens are mixtures over an embedding table, and
 concept bottlenecks (Koh et al. 2020).
 """
@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from pydantic import Field, model_validator
-from torch import nn
+from torch.nn import functional as F
 
 from medloupe.errors import ConfigError
 from medloupe.models.connectors.base import (
@@ -29,27 +29,31 @@ from medloupe.models.connectors.base import (
     word_directions,
     word_embeddings,
 )
-from medloupe.models.connectors.mlp import MLPConnector, MLPConnectorConfig, sine_cosine_grid
+from medloupe.models.connectors.mlp import MLPConnector, MLPConnectorConfig
 from medloupe.types import ImageLayout
 
 
 class WordsConnectorConfig(ConnectorConfig):
-    """`words` are said of places, `image_words` of the whole image; `neutral` stands where no word
-    fits. `sharpness` multiplies the logits: high values say one word or none."""
+    """`words` are said of places, in this order within a place; `image_words` of the whole image.
+    `neutral` stands where no word fits. `words_per_place` words are said of each of `keep` places.
+    `sharpness` multiplies the logits: high values say one word or none."""
 
     words: tuple[str, ...] = Field(min_length=1)
     image_words: tuple[str, ...] = ()
     neutral: str = "tissue"
-    keep: int = Field(default=16, ge=1)
+    keep: int = Field(default=8, ge=1)
+    words_per_place: int = Field(default=2, ge=1)
     sharpness: float = Field(default=4.0, gt=0)
     depth: int = Field(default=2, ge=1)
-    position: int = Field(default=16, ge=4, multiple_of=4)
+    position: int = Field(default=16, ge=0, multiple_of=4)
 
     @model_validator(mode="after")
     def _each_word_once(self) -> WordsConnectorConfig:
         said = (*self.words, *self.image_words)
         if len(set(said)) != len(said):
             raise ValueError("a word is listed twice")
+        if self.words_per_place > len(self.words):
+            raise ValueError(f"words_per_place {self.words_per_place}, {len(self.words)} words")
         return self
 
     def build(self, channels: int, width: int, layout: ImageLayout) -> WordsConnector:
@@ -57,7 +61,8 @@ class WordsConnectorConfig(ConnectorConfig):
 
 
 class WordsConnector(Connector):
-    """K words, of which the first `local` are said of places. T grid tokens, U = keep + 1 tokens."""
+    """K words, of which the first `local` are said of places. T grid tokens, P places, W words of a
+    place, U = 1 + P * W tokens."""
 
     embeddings_KD: torch.Tensor
     directions_KD: torch.Tensor
@@ -73,11 +78,9 @@ class WordsConnector(Connector):
                 field="connector.keep",
             )
         self.config, self.grid = config, layout
-        self.layout = ImageLayout(rows=1, columns=config.keep + 1)
+        self.layout = ImageLayout(rows=1, columns=1 + config.keep * config.words_per_place)
         align = MLPConnectorConfig(depth=config.depth, position=config.position)
         self.align: MLPConnector = align.build(channels, width, layout)
-        self.residual = nn.Linear(width + config.position, width, bias=False)
-        nn.init.zeros_(self.residual.weight)
         said = len(config.words) + len(config.image_words)
         self.register_buffer("embeddings_KD", torch.zeros(said, width))
         self.register_buffer("directions_KD", torch.zeros(said, width))
@@ -95,21 +98,23 @@ class WordsConnector(Connector):
 
     def forward(self, features_NTC: torch.Tensor) -> torch.Tensor:
         aligned = self.grid_tokens(features_NTC)
-        local = len(self.config.words)
         embeddings, directions = self.embeddings_KD.to(aligned), self.directions_KD.to(aligned)
         logits = (aligned @ directions.T).float() * ALIGNMENT_SLOPE + ALIGNMENT_OFFSET
-        places = torch.sigmoid(logits[..., :local] * self.config.sharpness).to(aligned)
+        local = len(self.config.words)
+        said_NTK = torch.sigmoid(logits[..., :local] * self.config.sharpness)
+        places_NP = self._places(said_NTK.amax(-1))
+        said_NPK = said_NTK.gather(1, places_NP[..., None].expand(-1, -1, local))
+        words_NPW = said_NPK.topk(self.config.words_per_place, dim=-1).indices.sort(dim=-1).values
+        sure = said_NPK.gather(-1, words_NPW)[..., None].to(aligned)
+        spoken = sure * embeddings[words_NPW] + (1 - sure) * self.neutral_D.to(aligned)
         means = logits[..., local:].mean(1, keepdim=True)
-        whole = torch.sigmoid(means * self.config.sharpness).to(aligned)
-        certain = places.amax(-1)
-        chosen = certain.topk(self.config.keep, dim=1).indices.sort(dim=1).values[..., None]
-        background = (1 - certain[..., None]) * self.neutral_D.to(aligned)
-        spoken = places @ embeddings[:local] + background
-        spoken = spoken + self.residual(self._with_coordinates(aligned))
-        kept = spoken.gather(1, chosen.expand(-1, -1, spoken.shape[-1]))
-        return torch.cat([whole @ embeddings[local:], kept], dim=1)
+        whole = torch.sigmoid(means * self.config.sharpness).to(aligned) @ embeddings[local:]
+        return torch.cat([whole, spoken.flatten(1, 2)], dim=1)
 
-    def _with_coordinates(self, aligned_NTD: torch.Tensor) -> torch.Tensor:
-        grid = sine_cosine_grid(self.grid.rows, self.grid.columns, self.config.position)
-        places = grid.to(aligned_NTD).repeat(self.grid.depth, 1)
-        return torch.cat([aligned_NTD, places.expand(len(aligned_NTD), -1, -1)], dim=-1)
+    def _places(self, certain_NT: torch.Tensor) -> torch.Tensor:
+        """`[N, P]`, the most certain places of the grid; peaks before their neighbours."""
+        grid = self.grid
+        map_NDRC = certain_NT.view(-1, 1, grid.depth, grid.rows, grid.columns)
+        peaks = F.max_pool3d(map_NDRC, kernel_size=3, stride=1, padding=1).flatten(1)
+        ranked = certain_NT + (certain_NT >= peaks).to(certain_NT)
+        return ranked.topk(self.config.keep, dim=1).indices.sort(dim=1).values

@@ -82,28 +82,25 @@ class ObjectiveConfig(ComponentConfig):
 
 
 class FrozenFeatures:
-    """Encoder features of every image, computed once where the encoder does not train."""
+    """Encoder features where the encoder does not train: each image is encoded once, when first met.
 
-    def __init__(self, context: StageContext, *, batch_size: int = 16) -> None:
-        self.context, self.batch_size = context, batch_size
+    Always one image at a time: its features then do not depend on its neighbours in a batch, so a
+    resumed run sees the same bits.
+    """
+
+    def __init__(self, context: StageContext) -> None:
+        self.context = context
         self._features: dict[str, torch.Tensor] = {}
-
-    def fill(self, refs: Sequence[ImageRef]) -> None:
-        """Encode the images that are not here yet."""
-        missing = list({ref.to_json(): ref for ref in refs}.items())
-        for start in range(0, len(missing), self.batch_size):
-            part = missing[start : start + self.batch_size]
-            views = self.context.images.views([ref for _, ref in part])
-            assert views is not None
-            with torch.no_grad():
-                features = self.context.model.encoder(views)
-            self._features |= {
-                key: one.clone() for (key, _), one in zip(part, features, strict=True)
-            }
-            self.context.progress("encode images", start + len(part), len(missing))
 
     def of(self, refs: Sequence[ImageRef]) -> torch.Tensor | None:
         """`[N, T, C]`, or None without images."""
-        if not refs:
-            return None
-        return torch.stack([self._features[ref.to_json()] for ref in refs])
+        return torch.cat([self._one(ref) for ref in refs]) if refs else None
+
+    def _one(self, ref: ImageRef) -> torch.Tensor:
+        key = ref.to_json()
+        if key not in self._features:
+            view = self.context.images.view(ref)[None]
+            view = view.contiguous(memory_format=torch.channels_last)
+            with torch.no_grad():
+                self._features[key] = self.context.model.encoder(view)
+        return self._features[key]

@@ -92,7 +92,8 @@ class GroundingObjective(Objective):
     def loss(self, micro: Micro) -> torch.Tensor:
         assert micro.targets is not None
         assert micro.batch.pixel_values is not None
-        tokens_NTD = self.model.connector.grid_tokens(self.model.encoder(micro.batch.pixel_values))
+        views = micro.batch.pixel_values.contiguous(memory_format=torch.channels_last)
+        tokens_NTD = self.model.connector.grid_tokens(self.model.encoder(views))
         lengths = tokens_NTD.float() @ self.directions_KD.T
         logits = lengths * ALIGNMENT_SLOPE + ALIGNMENT_OFFSET
         split = len(self.box_words)

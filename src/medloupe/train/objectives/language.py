@@ -64,8 +64,6 @@ class LanguageObjective(Objective):
                 max_tokens=config.row_tokens,
             )
         self.features = FrozenFeatures(context) if context.frozen_encoder else None
-        if self.features is not None:
-            self.features.fill([image for row in self.rows for image in row.images])
 
     @property
     def lengths(self) -> Sequence[int]:
