@@ -69,7 +69,7 @@ class Benchmark(Config):
     """One split of a data set, asked greedily, and the scorers of each answer type.
 
     `tasks` () is all of them. `instruction` follows the question of every row. `limit` keeps at
-    most that many rows of a task, patient by patient, always the same ones.
+    most that many rows of a task, spread over the patients, always the same ones.
     """
 
     name: str = Field(min_length=1)
@@ -165,16 +165,14 @@ def cluster_of(row_id: str, patient_id: str | None, uris: Sequence[str]) -> str:
 
 
 def _limited(rows: Sequence[Conversation], limit: int) -> tuple[Conversation, ...]:
-    """Patient by patient in the order of their hashes, the rows whose task has room."""
-    patients: dict[str, list[Conversation]] = {}
-    for row in rows:
-        uris = [image.uri for image in row.images]
-        patients.setdefault(cluster_of(row.id, row.patient_id, uris), []).append(row)
-    taken: Counter[str] = Counter()
-    kept: set[str] = set()
-    for patient in sorted(patients, key=lambda name: hashlib.sha256(name.encode()).hexdigest()):
-        for row in sorted(patients[patient], key=lambda row: row.id):
-            if taken[row.task] < limit:
-                taken[row.task] += 1
-                kept.add(row.id)
+    """One row of each patient in turn, patients in the order of their hashes: an interval comes from
+    patients, so many patients with few rows say more than few with many."""
+    ranked: dict[str, list[tuple[int, str, str]]] = {}
+    seen: Counter[tuple[str, str]] = Counter()
+    for row in sorted(rows, key=lambda row: row.id):
+        patient = cluster_of(row.id, row.patient_id, [image.uri for image in row.images])
+        place = hashlib.sha256(patient.encode()).hexdigest()
+        ranked.setdefault(row.task, []).append((seen[patient, row.task], place, row.id))
+        seen[patient, row.task] += 1
+    kept = {name for rows in ranked.values() for _, _, name in sorted(rows)[:limit]}
     return tuple(row for row in rows if row.id in kept)
