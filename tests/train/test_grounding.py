@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from medloupe.errors import TrainingError
+from medloupe.errors import ConfigError, TrainingError
 from medloupe.imaging.transforms import Geometry, ImageTransform
+from medloupe.models.connectors.base import word_directions
+from medloupe.models.vlm import plain_encoder
 from medloupe.train.log import read_log
-from medloupe.train.objectives.grounding import covered_cells, word_directions
+from medloupe.train.objectives.grounding import covered_cells
 from medloupe.train.stages import TrainConfig
 from medloupe.types import Box, ImageLayout
 
@@ -48,12 +50,13 @@ def test_cells_lie_where_the_view_shows_the_box() -> None:
 
 def test_directions_are_of_unit_length_and_know_the_word(lab: Any) -> None:
     model = lab.model()
-    processor = lab.context(model).processor
-    found = word_directions(model, processor, ["left", "right", "ring lesion"])
+    encode = plain_encoder(lab.context(model).processor.tokenizer)
+    table = model.get_input_embeddings().weight.detach()
+    found = word_directions(encode, table, ["left", "right", "ring lesion"])
     assert found.shape == (3, 32)
     assert torch.allclose(found.norm(dim=1), torch.ones(3), atol=1e-5)
     assert not found.requires_grad
-    again = word_directions(model, processor, ["right", "left"])
+    again = word_directions(encode, table, ["right", "left"])
     assert torch.allclose(again, found[[1, 0]], atol=1e-5)
     assert float(found[0] @ found[1]) < 0.999
 
@@ -85,3 +88,17 @@ def test_data_without_records_are_refused(tiny: ModuleType, lab: Any, tmp_path: 
     bare = dataclasses.replace(lab.dataset, records=())
     with pytest.raises(TrainingError, match=r"records\.jsonl|record"):
         lab.trainer(tmp_path, TrainConfig(stages=(stage,)), dataset=bare).fit()
+
+
+def test_a_connector_without_the_grid_is_refused(
+    tiny: ModuleType, lab: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = tiny.language_stage(
+        objective={"name": "grounding", "min_count": 2}, trainable=("connector",)
+    )
+    trainer = lab.trainer(tmp_path, TrainConfig(stages=(stage,)))
+    monkeypatch.setattr(
+        trainer.model.connector, "grid_tokens", lambda features: features.mean(1, keepdim=True)
+    )
+    with pytest.raises(ConfigError, match="one token for each of the encoder's"):
+        trainer.fit()

@@ -32,6 +32,8 @@ from medloupe.models.connectors.base import (
 from medloupe.models.connectors.mlp import MLPConnector, MLPConnectorConfig
 from medloupe.types import ImageLayout
 
+BELOW_ALL_PEAKS = 1e4
+
 
 class WordsConnectorConfig(ConnectorConfig):
     """`words` are said of places, in this order within a place; `image_words` of the whole image.
@@ -102,7 +104,7 @@ class WordsConnector(Connector):
         logits = (aligned @ directions.T).float() * ALIGNMENT_SLOPE + ALIGNMENT_OFFSET
         local = len(self.config.words)
         said_NTK = torch.sigmoid(logits[..., :local] * self.config.sharpness)
-        places_NP = self._places(said_NTK.amax(-1))
+        places_NP = self._places(logits[..., :local].amax(-1))
         said_NPK = said_NTK.gather(1, places_NP[..., None].expand(-1, -1, local))
         words_NPW = said_NPK.topk(self.config.words_per_place, dim=-1).indices.sort(dim=-1).values
         sure = said_NPK.gather(-1, words_NPW)[..., None].to(aligned)
@@ -112,9 +114,12 @@ class WordsConnector(Connector):
         return torch.cat([whole, spoken.flatten(1, 2)], dim=1)
 
     def _places(self, certain_NT: torch.Tensor) -> torch.Tensor:
-        """`[N, P]`, the most certain places of the grid; peaks before their neighbours."""
+        """`[N, P]`, the most certain places of the grid in reading order; peaks before all others.
+
+        From logits: probabilities saturate, and neighbours inside one lesion would tie.
+        """
         grid = self.grid
         map_NDRC = certain_NT.view(-1, 1, grid.depth, grid.rows, grid.columns)
         peaks = F.max_pool3d(map_NDRC, kernel_size=3, stride=1, padding=1).flatten(1)
-        ranked = certain_NT + (certain_NT >= peaks).to(certain_NT)
+        ranked = torch.where(certain_NT >= peaks, certain_NT, certain_NT - BELOW_ALL_PEAKS)
         return ranked.topk(self.config.keep, dim=1).indices.sort(dim=1).values

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch.nn import functional as F
 
-from medloupe.errors import TrainingError
+from medloupe.errors import ConfigError, TrainingError
 from medloupe.imaging.transforms import Geometry, clip_box
 from medloupe.models.connectors.base import ALIGNMENT_OFFSET, ALIGNMENT_SLOPE, word_directions
 from medloupe.models.vlm import plain_encoder
@@ -58,11 +58,24 @@ class GroundingObjective(Objective):
                 "no training record with one 2D image and a box or label",
                 remedy="Grounding needs records.jsonl; leave this stage out for data without it",
             )
+        self._refuse_other_grid(context)
         self.box_words, self.image_words = vocabulary(self.records, config.min_count)
         self.words = (*self.box_words, *self.image_words)
         encode = plain_encoder(context.processor.tokenizer)
         table = self.model.get_input_embeddings().weight.detach()
         self.directions_KD = word_directions(encode, table, self.words)
+
+    def _refuse_other_grid(self, context: StageContext) -> None:
+        views = self.images.views([self.records[0].images[0]])
+        assert views is not None
+        with torch.no_grad():
+            tokens = context.model.connector.grid_tokens(context.model.encoder(views)).shape[1]
+        if tokens != self.layout.tokens:
+            raise ConfigError(
+                f"grounding needs one token for each of the encoder's {self.layout.tokens} places; "
+                f"the connector gives {tokens}",
+                remedy="Use a connector that keeps the grid (window: 1), or leave this stage out",
+            )
 
     @property
     def lengths(self) -> Sequence[int]:
