@@ -42,7 +42,7 @@ def test_rates_keep_the_ratio_of_the_parts(tiny: ModuleType, lab: Any) -> None:
     )
     model = lab.model()
     model.language_model.requires_grad_(False)
-    optimizer = build_optimizer(model, stage, None)
+    optimizer = build_optimizer(model, stage)
     seen = []
     for step in range(4):
         factor = set_rates(optimizer, stage, step, 4)

@@ -37,7 +37,11 @@ def starter() -> RunConfig:
         ),
         model=ModelConfig(
             encoder=EfficientNetLite0Config(stride=16),
-            connector=WordsConnectorConfig(words=(*KINDS, "left", "right"), image_words=PLANES),
+            connector=WordsConnectorConfig(
+                words=(*KINDS, "left", "right", "small", "large"),
+                image_words=PLANES,
+                words_per_place=3,
+            ),
             language=LanguageConfig(dtype="bfloat16"),
         ),
         processor=ProcessorConfig(system=SYSTEM),
@@ -47,7 +51,7 @@ def starter() -> RunConfig:
                 name="starter",
                 tasks=TASKS,
                 max_new_tokens=16,
-                limit=150,
+                limit=100,
                 strata=(Stratum(attribute="lesion_width", edges=(4, 6, 8)),),
             )
         ),
@@ -76,7 +80,7 @@ def _instruct() -> StageConfig:
         trainable=("language_model",),
         lora=LoraConfig(rank=16),
         learning_rate=1e-3,
-        steps=300,
+        steps=280,
         batch_size=1,
     )
 

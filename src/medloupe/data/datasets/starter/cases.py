@@ -1,7 +1,7 @@
 """Truth as records state it: what the questions are made from, and what anybody can read again.
 
 A `Record` holds every lesion as a box whose label is its kind. `attributes` say, in the order of
-the boxes, on which side each lies (the box's one word, or none) and how wide it is
+the boxes, on which side each lies and how large (the box's words) and how wide it is
 (`lesion_widths`, percent of the image's width), and further `plane`, `diagnosis`, the widest
 lesion (`lesion_width_percent`) and the `affine` (4 x 4 JSON: column, row, slice -> RAS+ mm).
 """
@@ -22,6 +22,8 @@ from medloupe.types import Box, ImageRef, Record, Split
 DATASET = "starter"
 LICENCE = "ICBM 2009 template licence (McConnell Brain Imaging Centre, MNI, McGill University)"
 DIAGNOSES = ("normal", "neoplastic", "vascular", "inflammatory")
+CUT = 5.0  # percent of the image's width between small and large
+CLEAR = 1.1  # how far from the cut, and from the next size, a lesion must be to be asked about
 NEOPLASTIC = frozenset({"ring", "spiculated", "target"})
 VASCULAR = frozenset({"wedge", "streak", "crescent"})
 
@@ -44,6 +46,18 @@ class Finding:
     box: Box
     width: float
     side: str
+
+    @property
+    def size(self) -> str:
+        """ "small" or "large"; "" near the cut, where it is neither."""
+        if CUT / CLEAR < self.width < CUT * CLEAR:
+            return ""
+        return "small" if self.width < CUT else "large"
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What the record's box says beyond the kind."""
+        return tuple(word for word in (self.side, self.size) if word)
 
 
 @dataclass(frozen=True)
@@ -81,7 +95,7 @@ class Case:
                 box.label,
                 box.model_copy(update={"words": ()}),
                 float(width),
-                box.words[0] if box.words else "",
+                next((word for word in box.words if word in ("left", "right")), ""),
             )
             for box, width in zip(self.record.boxes, widths, strict=True)
         )
@@ -137,10 +151,7 @@ def make_record(
         date_offset_days=days,
         images=(image,),
         labels=(plane, *present, diagnosis),
-        boxes=tuple(
-            finding.box.model_copy(update={"words": (finding.side,) if finding.side else ()})
-            for finding in ordered
-        ),
+        boxes=tuple(finding.box.model_copy(update={"words": finding.words}) for finding in ordered),
         prior=prior,
         attributes=attributes,
         split=split,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from medloupe.data.datasets.starter.anatomy import PLANES
-from medloupe.data.datasets.starter.cases import DATASET, DIAGNOSES, LICENCE, Case, Finding
+from medloupe.data.datasets.starter.cases import CLEAR, DATASET, DIAGNOSES, LICENCE, Case, Finding
 from medloupe.data.datasets.starter.lesions import KINDS
 from medloupe.data.datasets.starter.patients import MOST_LESIONS
 from medloupe.data.datasets.starter.series import CHANGES, judge
@@ -46,8 +46,6 @@ Task = Literal[
     "volume_rec",
 ]
 TASKS: tuple[Task, ...] = get_args(Task)
-CUT = 5.0  # percent of the image's width between small and large
-CLEAR = 1.1  # how far from the cut, and from the next size, a lesion must be to be asked about
 CHOICES = 4  # options of the question for a kind
 
 
@@ -171,11 +169,10 @@ def _count(cases: Sequence[Case]) -> Iterator[Row]:
 def _size(cases: Sequence[Case]) -> Iterator[Row]:
     for case in cases:
         for finding in case.unique:
-            if CUT / CLEAR < finding.width < CUT * CLEAR:
-                continue
-            answer = "small" if finding.width < CUT else "large"
-            slots, about = {"kind": finding.kind}, _about(finding)
-            yield Row("size", (case,), "size", answer, ("small", "large"), slots, about=about)
+            if finding.size:
+                slots, about = {"kind": finding.kind}, _about(finding)
+                options = ("small", "large")
+                yield Row("size", (case,), "size", finding.size, options, slots, about=about)
 
 
 def _diagnosis(cases: Sequence[Case]) -> Iterator[Row]:
