@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+# The tiny parts are loaded by path, since test folders are no packages.
+NAME, FILE = "medloupe_tiny", Path(__file__).resolve().parent / "train" / "tiny.py"
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +22,21 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the real data sets are not here (set MEDLOUPE_SHARED_DATA to their folder)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny() -> ModuleType:
+    """The module tests/train/tiny.py."""
+    if NAME not in sys.modules:
+        spec = importlib.util.spec_from_file_location(NAME, FILE)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[NAME] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[NAME])
+    return sys.modules[NAME]
+
+
+@pytest.fixture(scope="session")
+def lab(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> object:
+    """Data, model and processor on disk, shared; nothing writes into them."""
+    return tiny.Lab.create(tmp_path_factory.mktemp("lab"))
