@@ -45,7 +45,8 @@ class Box(Config):
 
     Edges are continuous coordinates: pixel column j covers [j, j + 1), so a box round one pixel is
     one wide. `z1`, `z2` are slice coordinates of a volume, in voxels of the stored array. `words`
-    say more than the label does (a side, a size); they are never part of the box's text.
+    say more than the label does (a side, a size); they are never part of the box's text. `size_mm` is
+    the extent along x, y and, for a volume, z, where the spacing is known.
     """
 
     type: Literal["box"] = "box"
@@ -59,6 +60,7 @@ class Box(Config):
     image: int = Field(default=0, ge=0)
     score: float | None = None
     words: tuple[str, ...] = ()
+    size_mm: tuple[float, ...] = ()
 
     @model_validator(mode="after")
     def _ordered(self) -> Box:
@@ -68,6 +70,8 @@ class Box(Config):
             raise ValueError("a box has both z1 and z2, or neither")
         if self.z1 is not None and self.z2 is not None and self.z2 < self.z1:
             raise ValueError(f"box slices are reversed: {self.z1, self.z2}")
+        if self.size_mm and len(self.size_mm) != (2 if self.z1 is None else 3):
+            raise ValueError(f"size_mm needs one length per axis of the box: {self.size_mm}")
         return self
 
 
@@ -143,8 +147,28 @@ class Conversation(Config):
         return self.model_copy(update={"messages": self.messages[:-1]})
 
 
+class Question(Config):
+    """A question that a data set asks about a record, with its answer as published.
+
+    `id` is unique within the data set. `options` are the choices of a closed question.
+    """
+
+    id: str = Field(min_length=1)
+    text: str = Field(min_length=1)
+    answer: str = Field(min_length=1)
+    answer_type: AnswerType = "open"
+    options: tuple[str, ...] = ()
+    language: Language = "en"
+    task: str = ""
+    attributes: dict[str, str] = Field(default_factory=dict)
+
+
 class Record(Config):
-    """One case as its data set describes it; conversations are built from records."""
+    """One case as its data set describes it; conversations are built from records.
+
+    `report` holds text by section ("findings", "impression", "caption", ...), `prior` the id of the
+    record of an earlier study of the same patient.
+    """
 
     id: str = Field(min_length=1)
     patient_id: str | None = None
@@ -153,6 +177,7 @@ class Record(Config):
     images: tuple[ImageRef, ...] = ()
     report: dict[str, str] = Field(default_factory=dict)
     labels: tuple[str, ...] = ()
+    questions: tuple[Question, ...] = ()
     boxes: tuple[Box, ...] = ()
     masks: tuple[ImageRef, ...] = ()
     prior: str | None = None

@@ -4,8 +4,11 @@ import random
 
 import pytest
 
-from medloupe.train.order import WINDOW, BatchOrder
-from medloupe.train.stages import StageConfig, TrainConfig
+from medloupe.errors import TrainingError
+from medloupe.train.objectives.base import ease_of
+from medloupe.train.order import WINDOW, BatchOrder, CurriculumOrder
+from medloupe.train.stages import CurriculumConfig, StageConfig, TrainConfig
+from medloupe.types import Record
 
 LENGTHS = random.Random(3).choices(range(10, 500), k=103)
 STAGE = {"name": "a", "objective": {"name": "language"}, "trainable": ["connector"]}
@@ -40,6 +43,47 @@ def test_batches_hold_rows_of_similar_length() -> None:
     assert batches != sorted(batches)
 
 
+def curriculum(start: float, ramp: int) -> CurriculumOrder:
+    ease = [float(-row) for row in range(100)]  # row 0 is the easiest
+    config = CurriculumConfig(attribute="width", start=start)
+    return CurriculumOrder(BatchOrder([1] * 100, 4, seed=5), ease, ramp, config)
+
+
+def test_a_curriculum_lets_in_harder_rows_step_by_step() -> None:
+    order = curriculum(start=0.2, ramp=50)
+    hardest = [max(order.batch(n)) for n in range(50)]
+    # of 100 rows 20 at first; after 25 of 50 batches 0.2 + 0.8 / 2 = 60
+    assert all(row < 20 + 80 * n / 50 + 1 for n, row in enumerate(hardest))
+    assert max(hardest[40:]) > 80
+    assert all(len(set(order.batch(n))) == 4 for n in range(50))
+
+
+def test_after_the_ramp_every_row_comes_once_an_epoch_and_any_batch_can_be_asked_for() -> None:
+    order, plain = curriculum(start=0.2, ramp=7), BatchOrder([1] * 100, 4, seed=5)
+    assert [order.batch(7 + n) for n in range(60)] == [plain.batch(n) for n in range(60)]
+    fresh = curriculum(start=0.2, ramp=7)
+    assert [fresh.batch(n) for n in (31, 3, 6, 0)] == [order.batch(n) for n in (31, 3, 6, 0)]
+
+
+def test_the_easiest_pool_is_never_smaller_than_a_batch() -> None:
+    assert sorted(curriculum(start=0.01, ramp=9).batch(0)) == [0, 1, 2, 3]
+
+
+def case(name: str, **attributes: str) -> Record:
+    return Record(id=name, attributes=attributes)
+
+
+def test_ease_is_that_of_the_hardest_case_and_infinite_without_the_attribute() -> None:
+    rows = [[case("a", width="3"), case("b", width="1.5")], [case("c")], []]
+    assert ease_of(rows, "width") == [1.5, float("inf"), float("inf")]
+    with pytest.raises(TrainingError, match="no row has the attribute 'widht'"):
+        ease_of(rows, "widht")
+    with pytest.raises(
+        TrainingError, match=r"row 'd', field 'attributes.width': 'wide' is no number"
+    ):
+        ease_of([[case("d", width="wide")]], "width")
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
@@ -48,6 +92,7 @@ def test_batches_hold_rows_of_similar_length() -> None:
         ({"trainable": []}, "trainable"),
         ({"trainable": ["encodr"]}, "encoder"),
         ({"steps": 0}, "steps"),
+        ({"curriculum": {"attribute": "width", "start": 0}}, "start"),
         ({"name": "a/b"}, "name"),
         ({"learning_rte": 1.0}, "learning_rate"),
     ],

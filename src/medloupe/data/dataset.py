@@ -33,6 +33,7 @@ Progress = Callable[[str, int, int], None]
 class DatasetCard(Config):
     """What a data set is, where it comes from and how much of it is here.
 
+    `tasks` are the kinds of question it asks, `splits` says who made the split and by what.
     `published` are the counts its publisher states, `counts` those of this copy. `partial` says
     what is missing ("255 of 315 images, ..."), `leak` which patients or images stand in two splits;
     both are empty where there is nothing to say and go into every score otherwise.
@@ -44,6 +45,8 @@ class DatasetCard(Config):
     licence: str = ""
     citation: str = ""
     access: str = ""
+    tasks: tuple[str, ...] = ()
+    splits: str = ""
     languages: tuple[Language, ...] = ("en",)
     published: dict[str, int] = Field(default_factory=dict)
     counts: dict[str, int] = Field(default_factory=dict)

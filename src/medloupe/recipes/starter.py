@@ -14,7 +14,7 @@ from medloupe.models.encoders.efficientnet import EfficientNetLite0Config
 from medloupe.models.language import LanguageConfig
 from medloupe.processing import ProcessorConfig
 from medloupe.recipes.config import EvaluateConfig, ModelConfig, RunConfig
-from medloupe.train import LoraConfig, StageConfig, TrainConfig
+from medloupe.train import CurriculumConfig, LoraConfig, StageConfig, TrainConfig
 from medloupe.train.objectives.grounding import GroundingObjectiveConfig
 from medloupe.train.objectives.language import LanguageObjectiveConfig
 
@@ -69,6 +69,7 @@ def _ground() -> StageConfig:
         steps=220,
         batch_size=16,
         clip=5.0,
+        curriculum=CurriculumConfig(attribute="smallest_lesion_percent", start=0.4, share=0.25),
     )
 
 

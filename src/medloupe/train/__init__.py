@@ -1,6 +1,6 @@
 """Stages, objectives and the loop that trains them."""
 
 from medloupe.train.loop import Trainer
-from medloupe.train.stages import LoraConfig, StageConfig, TrainConfig
+from medloupe.train.stages import CurriculumConfig, LoraConfig, StageConfig, TrainConfig
 
-__all__ = ["LoraConfig", "StageConfig", "TrainConfig", "Trainer"]
+__all__ = ["CurriculumConfig", "LoraConfig", "StageConfig", "TrainConfig", "Trainer"]

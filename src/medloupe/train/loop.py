@@ -22,7 +22,7 @@ from medloupe.train.log import TrainLog
 from medloupe.train.lora import attach_lora, merge_lora
 from medloupe.train.objectives.base import Micro, Objective, Progress, StageContext
 from medloupe.train.optimizer import build_optimizer, set_rates, trained_parameters
-from medloupe.train.order import BatchOrder
+from medloupe.train.order import BatchOrder, CurriculumOrder, Order
 from medloupe.train.stages import StageConfig, TrainConfig
 
 Hook = Callable[[int, VisionLanguageModel], dict[str, float]]
@@ -37,7 +37,7 @@ class StageState:
     stage: StageConfig
     objective: Objective
     optimizer: torch.optim.AdamW
-    order: BatchOrder
+    order: Order
     total: int
     step: int = 0
     refused: int = 0
@@ -202,8 +202,7 @@ class Trainer:
                 raise TrainingError(f"{part} has nothing to train", field=f"stage {stage.name}")
 
     def _state(self, number: int, stage: StageConfig, objective: Objective) -> StageState:
-        order = BatchOrder(objective.lengths, stage.batch_size, self.config.seed + number)
-        total = stage.steps or math.ceil(stage.epochs * order.per_epoch / stage.accumulate)
+        order, total = build_order(stage, objective, self.config.seed + number)
         named = [item for part in trained_parameters(self.model).values() for item in part]
         return StageState(
             number=number,
@@ -348,3 +347,14 @@ class Trainer:
         }
         self.log.write(row)
         self.progress(f"train {state.stage.name} (loss {loss:.3f})", state.step, state.total)
+
+
+def build_order(stage: StageConfig, objective: Objective, seed: int) -> tuple[Order, int]:
+    """The order of a stage's batches and how many steps it has."""
+    order = BatchOrder(objective.lengths, stage.batch_size, seed)
+    total = stage.steps or math.ceil(stage.epochs * order.per_epoch / stage.accumulate)
+    if stage.curriculum is None:
+        return order, total
+    ramp = round(stage.curriculum.share * total) * stage.accumulate
+    ease = objective.ease(stage.curriculum.attribute)
+    return CurriculumOrder(order, ease, ramp, stage.curriculum), total

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
+from medloupe.train.stages import CurriculumConfig
+
 # Rows are sorted by length inside windows of this many batches, then the batches are shuffled.
 WINDOW = 16
+
+
+class Order(Protocol):
+    """Which rows stand in batch `number`, from nothing but that number."""
+
+    def batch(self, number: int) -> list[int]: ...
 
 
 class BatchOrder:
@@ -39,3 +48,28 @@ class BatchOrder:
                 for i in range(0, len(ordered), self.batch_size)
             ]
         return [batches[i] for i in rng.permutation(len(batches))]
+
+
+class CurriculumOrder:
+    """Before `order`, `ramp` batches drawn from the easiest rows, of which more and more are let in.
+
+    `ease` is one number per row, the largest is easiest; see `CurriculumConfig`.
+    """
+
+    def __init__(
+        self, order: BatchOrder, ease: Sequence[float], ramp: int, config: CurriculumConfig
+    ) -> None:
+        assert len(ease) == len(order.lengths), "one ease per row"
+        self.order, self.ramp, self.start = order, ramp, config.start
+        self.easiest_first = np.argsort(-np.asarray(ease), kind="stable")
+
+    def batch(self, number: int) -> list[int]:
+        """The rows of batch `number`; after the ramp, those of the order behind it."""
+        if number >= self.ramp:
+            return self.order.batch(number - self.ramp)
+        share = self.start + (1 - self.start) * number / self.ramp
+        size = min(self.order.batch_size, len(self.easiest_first))
+        pool = self.easiest_first[: max(size, math.ceil(share * len(self.easiest_first)))]
+        # a third number keeps this stream apart from the epochs of `order`
+        rng = np.random.default_rng([self.order.seed, number, 1])
+        return [int(row) for row in rng.choice(pool, size, replace=False)]

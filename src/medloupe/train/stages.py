@@ -21,6 +21,16 @@ class LoraConfig(Config):
     targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
 
 
+class CurriculumConfig(Config):
+    """Easy rows first. `attribute` is a number that the rows carry (a lesion's width); larger is
+    easier, and a row without it is as easy as the easiest. Over the first `share` of the steps the
+    pool of rows grows linearly from the easiest `start` of them to all; then epochs begin."""
+
+    attribute: str = Field(min_length=1)
+    start: float = Field(default=0.5, gt=0, le=1)
+    share: float = Field(default=0.3, gt=0, lt=1)
+
+
 class StageConfig(Config):
     """One stage. `trainable` names parts; with `lora`, "language_model" means its adapters alone.
 
@@ -44,6 +54,7 @@ class StageConfig(Config):
     min_learning_rate: float = Field(default=0.0, ge=0, le=1)
     weight_decay: float = Field(default=0.0, ge=0)
     clip: float = Field(default=1.0, gt=0)
+    curriculum: CurriculumConfig | None = None
     precision: Literal["bf16", "fp32"] = "bf16"
 
     @model_validator(mode="after")

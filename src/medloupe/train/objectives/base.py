@@ -7,7 +7,8 @@ no gradient.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,9 +16,10 @@ import torch
 
 from medloupe.config import ComponentConfig
 from medloupe.data.dataset import Dataset
+from medloupe.errors import TrainingError
 from medloupe.models.vlm import VisionLanguageModel
 from medloupe.processing import ImageSource, Processor
-from medloupe.types import Batch, ImageRef
+from medloupe.types import Batch, Conversation, ImageRef, Record
 
 Progress = Callable[[str, int, int], None]
 
@@ -54,6 +56,14 @@ class Objective(abc.ABC):
         """The cost of each row, for grouping rows of similar length."""
 
     @abc.abstractmethod
+    def ease(self, attribute: str) -> Sequence[float]:
+        """The value of a numeric attribute for each row, infinite where a row has none.
+
+        Raises:
+            TrainingError: no row has it, or a value is no number.
+        """
+
+    @abc.abstractmethod
     def micro(self, rows: Sequence[int]) -> Micro:
         """Build the batch of these rows."""
 
@@ -79,6 +89,33 @@ class ObjectiveConfig(ComponentConfig):
             TrainingError: there are no rows.
             PromptError, ImageError: a row that cannot be used, with its id.
         """
+
+
+def ease_of(rows: Iterable[Iterable[Record | Conversation]], attribute: str) -> list[float]:
+    """`Objective.ease` of rows that are each made from one or several cases: the hardest counts."""
+    ease = [min((_number(case, attribute) for case in cases), default=math.inf) for cases in rows]
+    if all(math.isinf(value) for value in ease):
+        raise TrainingError(
+            f"no row has the attribute {attribute!r} to order a curriculum by",
+            field="curriculum.attribute",
+            remedy="Name a numeric attribute of the data set's rows, or leave the curriculum out",
+        )
+    return ease
+
+
+def _number(case: Record | Conversation, attribute: str) -> float:
+    text = case.attributes.get(attribute)
+    if text is None:
+        return math.inf
+    try:
+        return float(text)
+    except ValueError:
+        raise TrainingError(
+            f"{text!r} is no number",
+            row=case.id,
+            field=f"attributes.{attribute}",
+            remedy="A curriculum orders rows by a numeric attribute",
+        ) from None
 
 
 class FrozenFeatures:

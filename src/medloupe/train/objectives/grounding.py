@@ -21,7 +21,7 @@ from medloupe.errors import ConfigError, TrainingError
 from medloupe.imaging.transforms import Geometry, clip_box
 from medloupe.models.connectors.base import ALIGNMENT_OFFSET, ALIGNMENT_SLOPE, word_directions
 from medloupe.models.vlm import plain_encoder
-from medloupe.train.objectives.base import Micro, Objective, ObjectiveConfig, StageContext
+from medloupe.train.objectives.base import Micro, Objective, ObjectiveConfig, StageContext, ease_of
 from medloupe.types import Batch, Box, ImageLayout, Record
 
 
@@ -80,6 +80,9 @@ class GroundingObjective(Objective):
     @property
     def lengths(self) -> Sequence[int]:
         return [1] * len(self.records)
+
+    def ease(self, attribute: str) -> Sequence[float]:
+        return ease_of(([record] for record in self.records), attribute)
 
     def micro(self, rows: Sequence[int]) -> Micro:
         chosen = [self.records[row] for row in rows]

@@ -16,6 +16,7 @@ from medloupe.train.objectives.base import (
     Objective,
     ObjectiveConfig,
     StageContext,
+    ease_of,
 )
 from medloupe.types import Conversation, ModelInput
 
@@ -24,7 +25,7 @@ class LanguageObjectiveConfig(ObjectiveConfig):
     """Which training conversations are taught, and how they are packed.
 
     `tasks` empty means all. `ranges` keeps rows whose numeric attribute lies in [low, high]; rows
-    without the attribute stay (a curriculum of lesion widths is a list of stages with ranges).
+    without the attribute stay.
     `pack` puts the questions of an image behind one prefix, up to `row_tokens` a row.
     """
 
@@ -55,7 +56,9 @@ class LanguageObjective(Objective):
 
     def __init__(self, config: LanguageObjectiveConfig, context: StageContext) -> None:
         self.model, self.processor, self.images = context.model, context.processor, context.images
-        self.rows = self._encoded(config, context)
+        kept = self._kept(config, context)
+        self.taught = {conversation.id: conversation for conversation in kept}
+        self.rows = self._encoded(kept, context)
         if config.pack:
             refuse_unmaskable(self.model.language_model.config)
             self.rows = pack_branches(
@@ -68,6 +71,9 @@ class LanguageObjective(Objective):
     @property
     def lengths(self) -> Sequence[int]:
         return [len(row.input_ids) for row in self.rows]
+
+    def ease(self, attribute: str) -> Sequence[float]:
+        return ease_of(([self.taught[name] for name in row.ids] for row in self.rows), attribute)
 
     def micro(self, rows: Sequence[int]) -> Micro:
         chosen = [self.rows[row] for row in rows]
@@ -93,13 +99,16 @@ class LanguageObjective(Objective):
             batch.input_ids, batch.labels, batch.position_ids, batch.segments, tokens
         )[0]
 
-    def _encoded(self, config: LanguageObjectiveConfig, context: StageContext) -> list[ModelInput]:
+    def _kept(self, config: LanguageObjectiveConfig, context: StageContext) -> list[Conversation]:
         kept = [c for c in context.dataset.split("train") if config.keeps(c)]
         if not kept:
             raise TrainingError(
                 "no training conversation fits this stage",
                 remedy="Check tasks, languages and ranges against medloupe check",
             )
+        return kept
+
+    def _encoded(self, kept: Sequence[Conversation], context: StageContext) -> list[ModelInput]:
         rows = []
         for number, conversation in enumerate(kept):
             row = self.processor.encode(conversation, self.images.size_of)

@@ -3,7 +3,7 @@
 A `Record` holds every lesion as a box whose label is its kind. `attributes` say, in the order of
 the boxes, on which side each lies and how large (the box's words) and how wide it is
 (`lesion_widths`, percent of the image's width), and further `plane`, `diagnosis`, the widest
-lesion (`lesion_width_percent`) and the `affine` (4 x 4 JSON: column, row, slice -> RAS+ mm).
+and the narrowest lesion (`lesion_width_percent`, `smallest_lesion_percent`) and the `affine` (4 x 4 JSON: column, row, slice -> RAS+ mm).
 """
 
 from __future__ import annotations
@@ -142,6 +142,7 @@ def make_record(
         attributes |= {
             "lesion_widths": ",".join(f"{finding.width:.3f}" for finding in ordered),
             "lesion_width_percent": f"{ordered[0].width:.3f}",
+            "smallest_lesion_percent": f"{ordered[-1].width:.3f}",
         }
     present = tuple(kind for kind in KINDS if kind in kinds)
     return Record(
