@@ -99,6 +99,7 @@ class ComponentConfig(Config):
 
     family: ClassVar[str] = "component"
     table: ClassVar[Mapping[str, str]] = {}
+    default: ClassVar[str | None] = None  # the name of fields that come without one
 
     @property
     def name(self) -> str:
@@ -113,9 +114,10 @@ class ComponentConfig(Config):
         if not isinstance(data, Mapping):
             return handler(data)
         fields = dict(data)
-        name = fields.pop("name", None)
+        is_family = "table" in cls.__dict__
+        name = fields.pop("name", cls.default if is_family else None)
         if name is None:
-            if "table" in cls.__dict__:
+            if is_family:
                 raise ConfigError(
                     f"a {cls.family} needs a name", remedy=f"One of: {', '.join(cls.table)}"
                 )

@@ -8,9 +8,9 @@ Shapes: D slices, H rows, W columns, L tokens, B samples, N images.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
+
+Views: TypeAlias = "torch.Tensor | tuple[Views, ...]"
+"""The views of one image, or of a batch of alike ones: a tensor for one encoder, a tuple for several."""
 
 Role = Literal["system", "user", "assistant"]
 Language = Literal["en", "zh"]
@@ -199,6 +202,27 @@ class ImageLayout(Config):
         return self.depth * self.rows * self.columns
 
 
+class ImageLayouts(Config):
+    """The tokens of each kind of image; None where the model takes no such image.
+
+    Some transforms cut an image into units (tiles, slices), and a model may say `layout` of each unit,
+    one after another (`per_unit`), or of all of them together.
+    """
+
+    image: ImageLayout | None = None
+    volume: ImageLayout | None = None
+    image_per_unit: bool = False
+    volume_per_unit: bool = False
+
+    def tokens(self, kind: Literal["image", "volume"], units: Callable[[], int]) -> int | None:
+        """The tokens of an image; `units` is asked only where their number depends on it."""
+        layout = self.image if kind == "image" else self.volume
+        if layout is None:
+            return None
+        repeated = self.image_per_unit if kind == "image" else self.volume_per_unit
+        return layout.tokens * (units() if repeated else 1)
+
+
 Units = Literal["HU", "stored", "rgb"]
 
 
@@ -244,16 +268,28 @@ class ModelInput:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class ImageInput:
+    """One image as a model takes it: its views, or features `[T, C]` on a `grid` that were kept.
+
+    The views of an encoder are a tensor, those of several encoders a tuple with one entry each.
+    """
+
+    kind: Literal["image", "volume"] = "image"
+    views: Views | None = None
+    features: torch.Tensor | None = None
+    grid: ImageLayout | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
-    """Padded rows; `segments` is -1 on padding. At most one of the two image tensors is given."""
+    """Padded rows; `segments` is -1 on padding. `images` stand in reading order, row after row."""
 
     ids: tuple[str, ...]
     input_ids: torch.Tensor  # [B, L]
     labels: torch.Tensor  # [B, L]
     position_ids: torch.Tensor  # [B, L]
     segments: torch.Tensor  # [B, L]
-    pixel_values: torch.Tensor | None = None  # [N, 3, H, W] float32
-    image_features: torch.Tensor | None = None  # [N, tokens, channels], from a feature cache
+    images: tuple[ImageInput, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -174,7 +174,7 @@ def connector(name: str) -> Any:
     torch.manual_seed(0)
     config = example(ConnectorConfig, name)
     assert isinstance(config, ConnectorConfig)
-    module = config.build(8, 12, GRID).eval()
+    module = config.build(8, 12).eval()
     module.learn_words(lambda text: [ord(letter) % 50 for letter in text], torch.randn(50, 12))
     return module
 
@@ -182,8 +182,8 @@ def connector(name: str) -> Any:
 @every_connector
 def test_a_connector_gives_the_tokens_it_promises(name: str) -> None:
     module = connector(name)
-    tokens = module(torch.randn(3, GRID.tokens, 8))
-    assert tokens.shape == (3, module.layout.tokens, 12)
+    tokens = module(torch.randn(3, GRID.tokens, 8), GRID)
+    assert tokens.shape == (3, module.layout(GRID).tokens, 12)
     assert bool(tokens.isfinite().all())
 
 
@@ -191,22 +191,22 @@ def test_a_connector_gives_the_tokens_it_promises(name: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_connector_speaks_its_own_dtype(name: str, dtype: torch.dtype) -> None:
     module = connector(name).to(dtype)
-    assert module(torch.randn(1, GRID.tokens, 8)).dtype is dtype
+    assert module(torch.randn(1, GRID.tokens, 8), GRID).dtype is dtype
 
 
 @every_connector
 def test_a_connector_treats_each_image_alone(name: str) -> None:
     module = connector(name)
     features = torch.randn(3, GRID.tokens, 8)
-    alone = torch.cat([module(one[None]) for one in features])
-    torch.testing.assert_close(module(features), alone, rtol=1e-5, atol=1e-6)
+    alone = torch.cat([module(one[None], GRID) for one in features])
+    torch.testing.assert_close(module(features, GRID), alone, rtol=1e-5, atol=1e-6)
 
 
 @every_connector
 def test_gradients_reach_every_parameter_of_a_connector(name: str) -> None:
     module = connector(name).train()
     features = torch.randn(2, GRID.tokens, 8, requires_grad=True)
-    module(features).pow(2).sum().backward()
+    module(features, GRID).pow(2).sum().backward()
     idle = [n for n, p in module.named_parameters() if p.grad is None or not p.grad.any()]
     assert idle == []
     assert features.grad is not None

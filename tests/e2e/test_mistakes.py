@@ -111,17 +111,20 @@ from medloupe.types import ImageLayout
 class MyPoolConfig(ConnectorConfig):
     gain: float = 1.0
 
-    def build(self, channels, width, layout):
+    def build(self, channels, width):
         return MyPool(self, channels, width)
 
 
 class MyPool(Connector):
     def __init__(self, config, channels, width):
         super().__init__()
-        self.gain, self.layout = config.gain, ImageLayout(rows=1, columns=1)
+        self.gain = config.gain
         self.project = nn.Linear(channels, width)
 
-    def forward(self, features_NTC):
+    def layout(self, grid):
+        return ImageLayout(rows=1, columns=1)
+
+    def forward(self, features_NTC, grid):
         return self.gain * self.project(features_NTC.mean(1, keepdim=True))
 '''
 

@@ -135,7 +135,7 @@ class Lab:
         whole = self.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            pixel_values=self.images.views(prompt.images),
+            images=self.images.inputs(prompt.images),
             do_sample=False,
             max_new_tokens=tokens,
             eos_token_id=list(self.processor.end_token_ids),
@@ -150,7 +150,7 @@ class Lab:
         with torch.no_grad():
             logits = self.model(
                 input_ids=torch.cat([prompt.input_ids, answer])[None],
-                pixel_values=self.images.views(prompt.images),
+                images=self.images.inputs(prompt.images),
             ).logits[0, len(prompt.input_ids) - 1 : -1]
         return logits.log_softmax(-1).gather(1, answer[:, None]).squeeze(1)
 
@@ -169,7 +169,7 @@ def make_lab(tmp_path: Path) -> Callable[..., Lab]:
         processor = Processor(
             ProcessorConfig(transform=transform),
             tokenizer,
-            model.layout,
+            model.layouts,
             model.config.image_token_id,
         )
         return Lab(model=model, processor=processor, images=ImageSource(tmp_path, transform))

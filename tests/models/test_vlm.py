@@ -14,7 +14,13 @@ from medloupe.errors import CheckpointError, ConfigError, PromptError
 from medloupe.models.connectors import ConnectorConfig
 from medloupe.models.encoders import EncoderConfig
 from medloupe.models.language import LanguageConfig
-from medloupe.models.vlm import IMAGE_TOKEN, VisionLanguageModel, VLMConfig, encoder_hash
+from medloupe.models.vlm import (
+    IMAGE_TOKEN,
+    VisionLanguageModel,
+    VLMConfig,
+    encoder_hash,
+    plain_images,
+)
 
 FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "phi3", "gemma", "gpt2"]
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -28,17 +34,20 @@ from medloupe.models.connectors import Connector, ConnectorConfig
 class PoolConfig(ConnectorConfig):
     factor: float = 1.0
 
-    def build(self, channels, width, layout):
-        return Pool(self, channels, width, layout)
+    def build(self, channels, width):
+        return Pool(self, channels, width)
 
 
 class Pool(Connector):
-    def __init__(self, config, channels, width, layout):
+    def __init__(self, config, channels, width):
         super().__init__()
-        self.layout, self.factor = layout, config.factor
+        self.factor = config.factor
         self.project = torch.nn.Linear(channels, width)
 
-    def forward(self, features_NTC):
+    def layout(self, grid):
+        return grid
+
+    def forward(self, features_NTC, grid):
         return self.factor * self.project(features_NTC)
 """
 
@@ -206,15 +215,15 @@ class TestForward:
         model = make_model()
         row = ids([1, *IMAGE_TOKENS, 7])
         with torch.no_grad():
-            features = model.encoder(pixels[:1])
-        ours = logits(model, input_ids=row, image_features=features)
+            encoded = model.encode(plain_images(pixels[:1]))
+        ours = logits(model, input_ids=row, images=encoded)
         assert torch.equal(ours, logits(model, input_ids=row, pixel_values=pixels[:1]))
 
     def test_image_tokens_stand_where_the_text_says(self, make_model, pixels) -> None:
         model = make_model()
         row = ids([1, *IMAGE_TOKENS, 5, *IMAGE_TOKENS, 7], [1, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14])
         with torch.no_grad():
-            tokens = model.image_tokens(pixels)
+            tokens = model.image_tokens(plain_images(pixels))
             embedded = model.embed(row, tokens)
         text = model.get_input_embeddings().weight
         assert torch.equal(embedded[0, 1:5], tokens[0])
@@ -226,7 +235,7 @@ class TestForward:
         """Gemma multiplies inside its embedding; the connector's output goes in as it is."""
         model = make_model("gemma")
         with torch.no_grad():
-            tokens = model.image_tokens(pixels[:1])
+            tokens = model.image_tokens(plain_images(pixels[:1]))
             embedded = model.embed(ids([5, *IMAGE_TOKENS]), tokens)
         table = model.get_input_embeddings().weight
         torch.testing.assert_close(embedded[0, 0], table[5] * 32**0.5)
@@ -257,7 +266,7 @@ class TestForward:
             position_ids=positions,
         )
         total, count = model.label_loss(
-            row, labels, positions, segments, model.image_tokens(pixels)
+            row, labels, positions, segments, model.image_tokens(plain_images(pixels))
         )
         assert count == 3
         torch.testing.assert_close(total / count, whole.loss, **CLOSE)
@@ -296,10 +305,10 @@ class TestGeneration:
         model = make_model()
         row = ids([1, *IMAGE_TOKENS, 7])
         with torch.no_grad():
-            features = model.encoder(pixels[:1])
+            encoded = model.encode(plain_images(pixels[:1]))
         inputs = {"input_ids": row, "attention_mask": torch.ones_like(row), "max_new_tokens": 6}
         from_pixels = model.generate(**inputs, pixel_values=pixels[:1], do_sample=False)
-        from_features = model.generate(**inputs, image_features=features, do_sample=False)
+        from_features = model.generate(**inputs, images=encoded, do_sample=False)
         assert from_features.tolist() == from_pixels.tolist()
 
     def test_greedy_decoding_is_the_argmax_of_forward(self, make_model, pixels) -> None:

@@ -22,15 +22,15 @@ def encode(text: str) -> list[int]:
 
 def connector(keep: int = 3) -> WordsConnector:
     config = WordsConnectorConfig(words=WORDS, image_words=("axial", "coronal"), keep=keep)
-    built = config.build(8, WIDTH, ImageLayout(rows=4, columns=4))
+    built = config.build(8, WIDTH)
     built.learn_words(encode, TABLE)
     return built
 
 
 def said(words: WordsConnector, aligned: torch.Tensor) -> list[str]:
     """The nearest word of each token that comes out for given grid tokens."""
-    words.grid_tokens = lambda _: aligned  # type: ignore[method-assign]
-    tokens = words(torch.zeros(1, 16, 8))[0]
+    words.grid_tokens = lambda *_: aligned  # type: ignore[method-assign]
+    tokens = words(torch.zeros(1, 16, 8), ImageLayout(rows=4, columns=4))[0]
     names = list(IDS)
     table = F.normalize(TABLE[[IDS[name] for name in names]], dim=1)
     return [names[i] for i in (F.normalize(tokens, dim=1) @ table.T).argmax(1).tolist()]

@@ -24,7 +24,7 @@ GRID = ImageLayout(rows=4, columns=6)
 @pytest.mark.parametrize("window", [1, 2])
 def test_depth_window_and_position(depth: int, position: int, window: int) -> None:
     config = MLPConnectorConfig(depth=depth, window=window, position=position, hidden=20)
-    connector = config.build(5, 12, GRID)
+    connector = config.build(5, 12)
     features = torch.randn(3, 24, 5)
     rows, columns = 4 // window, 6 // window
     tokens = []
@@ -47,8 +47,8 @@ def test_depth_window_and_position(depth: int, position: int, window: int) -> No
         x = x @ linear.weight.T + linear.bias
         if place < depth - 1:
             x = 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
-    torch.testing.assert_close(connector(features), x, rtol=1e-5, atol=1e-5)
-    assert (connector.layout.rows, connector.layout.columns) == (rows, columns)
+    torch.testing.assert_close(connector(features, GRID), x, rtol=1e-5, atol=1e-5)
+    assert (connector.layout(GRID).rows, connector.layout(GRID).columns) == (rows, columns)
 
 
 def test_positions_by_hand() -> None:
@@ -69,12 +69,12 @@ def test_no_two_cells_share_a_position() -> None:
 
 
 def test_linear_is_one_linear_layer() -> None:
-    connector = LinearConnectorConfig().build(5, 12, GRID)
+    connector = LinearConnectorConfig().build(5, 12)
     features = torch.randn(2, 24, 5)
     (linear,) = connector.layers
-    assert torch.equal(connector(features), F.linear(features, linear.weight, linear.bias))
+    assert torch.equal(connector(features, GRID), F.linear(features, linear.weight, linear.bias))
 
 
 def test_a_window_that_does_not_divide_the_grid_is_refused() -> None:
     with pytest.raises(ConfigError, match="window 3 does not divide the 4x6 token grid"):
-        MLPConnectorConfig(window=3).build(5, 12, GRID)
+        MLPConnectorConfig(window=3).build(5, 12).layout(GRID)

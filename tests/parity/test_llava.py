@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, LlavaForConditionalGeneration
 
 from medloupe.errors import CheckpointError, ConfigError
+from medloupe.models.vlm import plain_images
 from medloupe.models.weights import LLAVA_LANGUAGES, LLAVA_PREFIXES, from_llava, to_llava
 
 # The same operations in the same order: on one thread the logits are equal to the last bits.
@@ -124,7 +125,7 @@ def test_the_loss_is_theirs(make_llava, row, pixels) -> None:
         labels,
         torch.arange(ids.shape[1])[None],
         torch.zeros_like(ids),
-        model.image_tokens(pixels[:1]),
+        model.image_tokens(plain_images(pixels[:1])),
     )
     assert count == 3
     torch.testing.assert_close(total / count, wanted, **CLOSE)

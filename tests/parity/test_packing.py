@@ -15,7 +15,7 @@ from transformers import AutoConfig, CLIPVisionConfig
 
 from medloupe.errors import ConfigError
 from medloupe.models.attention import PACKABLE, branch_mask, refuse_unmaskable
-from medloupe.models.vlm import VisionLanguageModel, VLMConfig
+from medloupe.models.vlm import VisionLanguageModel, VLMConfig, plain_images
 from medloupe.processing import collate, pack_branches
 from medloupe.types import ImageRef, ModelInput
 
@@ -95,7 +95,7 @@ def loss(
         batch.labels,
         batch.position_ids,
         batch.segments,
-        model.image_tokens(views),
+        model.image_tokens(plain_images(views)),
     )
 
 
@@ -174,7 +174,7 @@ def test_without_the_mask_the_loss_would_differ(pixels: dict[str, torch.Tensor])
         batch.labels,
         batch.position_ids,
         torch.zeros_like(batch.segments),
-        model.image_tokens(pixels["a.png"][None]),
+        model.image_tokens(plain_images(pixels["a.png"][None])),
     )
     assert abs((blind - wanted).item()) > 1e-3 * wanted.item()
 

@@ -11,7 +11,7 @@ from medloupe.errors import PromptError
 from medloupe.imaging.transforms import Geometry, HorizontalFlip, ImageTransform
 from medloupe.models.vlm import IMAGE_TOKEN
 from medloupe.processing import BoxEncoding, Processor, ProcessorConfig
-from medloupe.types import Box, Conversation, ImageLayout, ImageRef
+from medloupe.types import Box, Conversation, ImageLayout, ImageLayouts, ImageRef
 
 ENCODINGS = [
     BoxEncoding(form=form, scale=scale, decimals=decimals)
@@ -157,7 +157,9 @@ def test_encoding_and_flip_change_the_text_and_not_the_data(
     def texts(conversation: Conversation, boxes: BoxEncoding) -> tuple[str, str]:
         config = ProcessorConfig(transform=ImageTransform(size=64, fit="stretch"), boxes=boxes)
         token = words.convert_tokens_to_ids(IMAGE_TOKEN)
-        processor = Processor(config, words, ImageLayout(rows=1, columns=1), token)
+        processor = Processor(
+            config, words, ImageLayouts(image=ImageLayout(rows=1, columns=1)), token
+        )
         encoded = processor.encode(conversation, lambda _: SIZE)
         answer = words.decode([i for i in encoded.labels.tolist() if i >= 0])
         question = words.decode(encoded.input_ids[encoded.labels < 0])
@@ -203,6 +205,6 @@ def test_each_box_is_written_in_the_view_of_its_own_image(tiny: ModuleType) -> N
     )
     sizes = {"a.png": (100, 100), "b.png": (50, 100)}
     config = ProcessorConfig(transform=ImageTransform(size=64, fit="stretch"))
-    processor = Processor(config, words, ImageLayout(rows=1, columns=1), 0)
+    processor = Processor(config, words, ImageLayouts(image=ImageLayout(rows=1, columns=1)), 0)
     text = processor.answer_text(row, lambda ref: sizes[ref.uri])
     assert text == "{<0><0><50><50>}{<0><0><100><50>}"

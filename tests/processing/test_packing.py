@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medloupe.processing import collate, pack_branches
-from medloupe.types import ImageRef, ModelInput
+from medloupe.types import ImageInput, ImageRef, ModelInput
 
 IMAGE = 9  # the image token
 A, B = ImageRef(uri="a.png"), ImageRef(uri="b.png")
@@ -100,15 +100,14 @@ def test_a_packed_row_keeps_the_limit(limit: int, expected: list[int]) -> None:
 
 def test_collate_pads_on_the_right() -> None:
     long, short = row("x", [1, IMAGE, 2], [3]), row("y", [5], [6], ())
-    views = torch.zeros(1, 3, 2, 2)
-    batch = collate([long, short], pad_id=0, pixel_values=views)
+    image = ImageInput(views=torch.zeros(3, 2, 2))
+    batch = collate([long, short], pad_id=0, images=[image])
     assert batch.ids == ("x", "y")
     assert batch.input_ids.tolist() == [[1, IMAGE, 2, 3], [5, 6, 0, 0]]
     assert batch.labels.tolist() == [[-100, -100, -100, 3], [-100, 6, -100, -100]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3], [0, 1, 0, 0]]
     assert batch.segments.tolist() == [[0] * 4, [0, 0, -1, -1]]
-    assert batch.pixel_values is views
-    assert batch.image_features is None
+    assert batch.images == (image,)
 
 
 def test_packed_loss_and_gradient_equal_the_separate_rows(tiny: ModuleType, tmp_path: Any) -> None:
@@ -125,9 +124,9 @@ def test_packed_loss_and_gradient_equal_the_separate_rows(tiny: ModuleType, tmp_
         vlm.zero_grad()
         total, count = 0.0, 0
         for chosen in batches:
-            views = context.images.views([i for r in chosen for i in r.images])
-            batch = collate(chosen, pad_id=0, pixel_values=views)
-            tokens = vlm.image_tokens(batch.pixel_values)
+            images = context.images.inputs([i for r in chosen for i in r.images])
+            batch = collate(chosen, pad_id=0, images=images)
+            tokens = vlm.image_tokens(batch.images)
             loss, counted = vlm.label_loss(
                 batch.input_ids, batch.labels, batch.position_ids, batch.segments, tokens
             )

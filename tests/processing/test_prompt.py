@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from medloupe.errors import PromptError
 from medloupe.models.vlm import IMAGE_TOKEN
 from medloupe.processing import Processor, ProcessorConfig
-from medloupe.types import Box, Conversation, ImageLayout, ImageRef, Message, Text
+from medloupe.types import Box, Conversation, ImageLayout, ImageLayouts, ImageRef, Message, Text
 
 KINDS = ("bytes", "metaspace", "legacy")
 NAMES = ("chatml", "llama2", "llama3", "mistral", "thinking", "default")
@@ -32,7 +32,7 @@ def make(tiny: ModuleType) -> Any:
             made[kind, name] = tiny.tokenizer(kind, name)
         words = made[kind, name]
         token = words.convert_tokens_to_ids(IMAGE_TOKEN)
-        return Processor(ProcessorConfig(**fields), words, LAYOUT, token)
+        return Processor(ProcessorConfig(**fields), words, ImageLayouts(image=LAYOUT), token)
 
     return build
 
@@ -291,7 +291,7 @@ def test_templates_that_lose_or_change_text_are_refused(
     words = tiny.tokenizer("bytes", "chatml")
     words.chat_template = template
     with pytest.raises(PromptError, match=rule):
-        Processor(ProcessorConfig(system="s"), words, LAYOUT, 0)
+        Processor(ProcessorConfig(system="s"), words, ImageLayouts(image=LAYOUT), 0)
 
 
 def test_an_end_token_is_added_where_the_template_writes_none(tiny: ModuleType) -> None:
@@ -299,7 +299,10 @@ def test_an_end_token_is_added_where_the_template_writes_none(tiny: ModuleType) 
     words.chat_template = "{% for m in messages %}\n{{ m.role }}: {{ m.content }}{% endfor %}"
     words.chat_template += "{% if add_generation_prompt %}\nassistant:{% endif %}"
     processor = Processor(
-        ProcessorConfig(), words, LAYOUT, words.convert_tokens_to_ids(IMAGE_TOKEN)
+        ProcessorConfig(),
+        words,
+        ImageLayouts(image=LAYOUT),
+        words.convert_tokens_to_ids(IMAGE_TOKEN),
     )
     row = tiny.conversation("r", ("Is it?",), ("yes",), ("Side?",), ("left",))
     assert learned(processor, row) == [" yes</s>", " left</s>"]

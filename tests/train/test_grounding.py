@@ -98,7 +98,7 @@ def test_a_connector_without_the_grid_is_refused(
     )
     trainer = lab.trainer(tmp_path, TrainConfig(stages=(stage,)))
     monkeypatch.setattr(
-        trainer.model.connector, "grid_tokens", lambda features: features.mean(1, keepdim=True)
+        trainer.model.connector, "grid_tokens", lambda features, _: features.mean(1, keepdim=True)
     )
     with pytest.raises(ConfigError, match="one token for each of the encoder's"):
         trainer.fit()

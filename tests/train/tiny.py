@@ -190,7 +190,7 @@ def fill(module: torch.nn.Module) -> None:
 def processor(vlm: VisionLanguageModel, words: PreTrainedTokenizerFast, **fields: Any) -> Processor:
     """For `vlm`, views of 64 pixels."""
     config = ProcessorConfig(transform=ImageTransform(size=64), **fields)
-    return Processor(config, words, vlm.layout, vlm.config.image_token_id)
+    return Processor(config, words, vlm.layouts, vlm.config.image_token_id)
 
 
 def conversation(name: str, *turns: tuple[Part | str, ...], **fields: Any) -> Conversation:

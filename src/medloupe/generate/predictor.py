@@ -23,7 +23,7 @@ from medloupe.errors import ConfigError, MedLoupeError, PromptError
 from medloupe.generate.decode import Branches, Spoken, decode_greedily
 from medloupe.generate.plan import Group, group_rows, plan_batches
 from medloupe.models.attention import refuse_unmaskable
-from medloupe.models.vlm import VisionLanguageModel
+from medloupe.models.vlm import VisionLanguageModel, on_device
 from medloupe.processing import ImageSource, Processor
 from medloupe.types import Conversation, Generation, ImageRef, ModelInput
 
@@ -209,15 +209,12 @@ class _ImageTokens:
         missing = [ref for ref in self._refs[batch] if ref not in self._tokens]
         for start in range(0, len(missing), _IMAGES_AT_ONCE):
             part = missing[start : start + _IMAGES_AT_ONCE]
-            views = self.images.views(part)
-            assert views is not None
-            tokens = self.model.image_tokens(views.to(self.model.device))
-            assert tokens is not None
-            self._tokens |= dict(zip(part, tokens, strict=True))
+            inputs = [on_device(image, self.model.device) for image in self.images.inputs(part)]
+            self._tokens |= dict(zip(part, self.model.image_tokens(inputs), strict=True))
 
-    def of(self, refs: Sequence[ImageRef]) -> torch.Tensor | None:
-        """`tokens_NUD` of images of the loaded batch, or None without images."""
-        return torch.stack([self._tokens[ref] for ref in refs]) if refs else None
+    def of(self, refs: Sequence[ImageRef]) -> list[torch.Tensor]:
+        """`tokens_UD` of images of the loaded batch."""
+        return [self._tokens[ref] for ref in refs]
 
     def release(self, batch: int) -> None:
         """Let go of what no batch after this one needs."""

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
-from medloupe.config import Config
 from medloupe.imaging.flips import HorizontalFlip, swap_sides
 from medloupe.imaging.geometry import Geometry, clip_box
+from medloupe.imaging.views import ViewTransform
 from medloupe.imaging.windows import Window, grey_values, to_display
 from medloupe.types import MedicalImage
 
@@ -41,7 +41,7 @@ IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 
 
-class ImageTransform(Config):
+class ImageTransform(ViewTransform):
     """Window, resize to `size` x `size`, normalise.
 
     `pad` keeps the whole image, `crop` the central square, `stretch` ignores the aspect ratio.
@@ -91,6 +91,9 @@ class ImageTransform(Config):
         view *= scale.astype(np.float32)[:, None, None]
         view -= shift.astype(np.float32)[:, None, None]
         return view
+
+    def display(self, image: MedicalImage) -> NDArray[np.uint8]:
+        return to_display(image, self.window)
 
     def _channels(self, image: MedicalImage, index: int | None) -> list[NDArray[np.float32]]:
         """Display values of the one grey or the three colour channels, each `[H, W]`."""

@@ -3,13 +3,16 @@
 A Hugging Face `PreTrainedModel` with `generate`, `save_pretrained` and `from_pretrained`. Its config
 holds the resolved config of every part, so a saved folder builds and loads without any other file.
 The image token is a placeholder only: its embedding is never read, so the vocabulary does not grow.
-Shapes: B rows, L tokens, N images, U tokens an image, D language-model width, V vocabulary.
+Images of one conversation may differ in kind and shape; those alike are encoded as one batch.
+Shapes: B rows, L tokens, N images, T features and U tokens of an image, S tokens of all images, C
+encoder channels, D language-model width, V vocabulary.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -28,15 +31,15 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from medloupe.config import trusting_code
 from medloupe.errors import CheckpointError, PromptError
 from medloupe.models.attention import branch_mask
-from medloupe.models.connectors import ConnectorConfig
-from medloupe.models.encoders import EncoderConfig
+from medloupe.models.connectors import Connector, ConnectorConfig
+from medloupe.models.encoders import Encoder, EncoderConfig
 from medloupe.models.language import (
     LanguageConfig,
     architecture_from,
     empty_language,
     load_language,
 )
-from medloupe.types import ImageLayout
+from medloupe.types import ImageInput, ImageLayouts, Views
 
 # The parts that a stage can train; also the attribute names of the model.
 PARTS = ("encoder", "connector", "language_model")
@@ -91,7 +94,8 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         self.encoder = encoder_config.build()
         self.language_model = empty_language(architecture_from(config.language), config.attention)
         width = int(self.get_input_embeddings().weight.shape[1])
-        self.connector = connector_config.build(self.encoder.channels, width, self.encoder.layout)
+        self.connector = connector_config.build(self.encoder.channels, width)
+        self.layouts = image_layouts(self.encoder, self.connector)
         self.post_init()  # type: ignore[no-untyped-call]
 
     @classmethod
@@ -137,11 +141,6 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
             except OSError as error:
                 raise CheckpointError(str(error), file=str(folder)) from error
 
-    @property
-    def layout(self) -> ImageLayout:
-        """The tokens an image becomes."""
-        return self.connector.layout
-
     def get_input_embeddings(self) -> torch.nn.Embedding:
         embeddings = self.language_model.get_input_embeddings()
         assert isinstance(embeddings, torch.nn.Embedding)
@@ -150,20 +149,34 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
     def get_output_embeddings(self) -> torch.nn.Module:
         return cast(torch.nn.Module, self.language_model.get_output_embeddings())
 
-    def image_tokens(
-        self,
-        pixel_values_N3HW: torch.Tensor | None = None,
-        image_features_NTC: torch.Tensor | None = None,
-    ) -> torch.Tensor | None:
-        """`tokens_NUD` from pixels, or from cached encoder features; None without images."""
-        if image_features_NTC is None:
-            if pixel_values_N3HW is None:
-                return None
-            image_features_NTC = self.encoder(pixel_values_N3HW)
-        tokens: torch.Tensor = self.connector(image_features_NTC)
-        return tokens
+    def encode(self, images: Sequence[ImageInput]) -> list[ImageInput]:
+        """The images with their features in place of views; images of one shape in one batch."""
+        encoded: dict[int, ImageInput] = {}
+        for rows in _alike([_shape_of(image) for image in images]):
+            first = images[rows[0]]
+            if first.features is not None:
+                encoded |= {row: images[row] for row in rows}
+                continue
+            encoder = self.encoder.for_kind(first.kind)
+            views = stack_views([_views_of(images[row]) for row in rows])
+            features_NTC, grid = encoder(views), encoder.grid(views)
+            for row, features_TC in zip(rows, features_NTC, strict=True):
+                encoded[row] = ImageInput(kind=first.kind, features=features_TC, grid=grid)
+        return [encoded[row] for row in range(len(images))]
 
-    def embed(self, input_ids_BL: torch.Tensor, tokens_NUD: torch.Tensor | None) -> torch.Tensor:
+    def image_tokens(self, images: Sequence[ImageInput]) -> list[torch.Tensor]:
+        """`tokens_UD` of each image."""
+        encoded = self.encode(images)
+        tokens: dict[int, torch.Tensor] = {}
+        for rows in _alike([(image.kind, image.grid) for image in encoded]):
+            kind, grid = encoded[rows[0]].kind, encoded[rows[0]].grid
+            assert grid is not None, "features stand on a grid"
+            features_NTC = torch.stack([_features_of(encoded[row]) for row in rows])
+            tokens_NUD = self.connector.for_kind(kind)(features_NTC, grid)
+            tokens |= dict(zip(rows, tokens_NUD, strict=True))
+        return [tokens[row] for row in range(len(images))]
+
+    def embed(self, input_ids_BL: torch.Tensor, tokens: Sequence[torch.Tensor]) -> torch.Tensor:
         """Text embeddings with image tokens written over the placeholders, in reading order.
 
         Raises:
@@ -171,22 +184,21 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         """
         places = input_ids_BL == self.config.image_token_id
         embeddings: torch.Tensor = self.get_input_embeddings()(input_ids_BL.masked_fill(places, 0))
-        given = 0 if tokens_NUD is None else tokens_NUD.shape[0] * tokens_NUD.shape[1]
+        given = sum(len(tokens_UD) for tokens_UD in tokens)
         if int(places.sum()) != given:
             raise PromptError(
                 f"{int(places.sum())} image placeholders in the text, {given} image tokens given"
             )
-        if tokens_NUD is None:
+        if not tokens:
             return embeddings
-        return embeddings.masked_scatter(
-            places[..., None], tokens_NUD.reshape(-1, tokens_NUD.shape[-1]).to(embeddings.dtype)
-        )
+        tokens_SD = torch.cat(list(tokens)).to(embeddings.dtype)
+        return embeddings.masked_scatter(places[..., None], tokens_SD)
 
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
-        image_features: torch.Tensor | None = None,
+        images: Sequence[ImageInput] | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         segments: torch.Tensor | None = None,
@@ -196,12 +208,15 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast:
         """Logits `[B, L, V]`, and the mean loss over labels where they are given.
 
+        `pixel_values` `[N, 3, H, W]` is the short form of `images` for 2D images of one view.
         `segments` `[B, L]` marks prefix, branches and padding (see `attention.branch_mask`) and then
         stands in for `attention_mask`.
         """
         if inputs_embeds is None:
             assert input_ids is not None
-            inputs_embeds = self.embed(input_ids, self.image_tokens(pixel_values, image_features))
+            if images is None:
+                images = plain_images(pixel_values)
+            inputs_embeds = self.embed(input_ids, self.image_tokens(images))
         if segments is not None:
             attention_mask = self._mask(segments, inputs_embeds.dtype)
         output = self.language_model(
@@ -223,7 +238,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         labels: torch.Tensor,
         position_ids: torch.Tensor,
         segments: torch.Tensor,
-        tokens_NUD: torch.Tensor | None,
+        tokens: Sequence[torch.Tensor],
     ) -> tuple[torch.Tensor, int]:
         """The summed loss over label tokens and their number; logits are made only where needed.
 
@@ -233,7 +248,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE)
         columns = (targets != IGNORE).any(0).nonzero().squeeze(1)
         output = self.language_model(
-            inputs_embeds=self.embed(input_ids, tokens_NUD),
+            inputs_embeds=self.embed(input_ids, tokens),
             attention_mask=self._mask(segments, self.language_model.dtype),
             position_ids=position_ids,
             logits_to_keep=columns,
@@ -255,7 +270,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
             and kwargs.get("past_key_values") is not None
         ):
             inputs.pop("pixel_values", None)
-            inputs.pop("image_features", None)
+            inputs.pop("images", None)
         return inputs
 
     def _mask(self, segments_BL: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -263,6 +278,79 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         if int(segments_BL.max()) <= 0:
             return (segments_BL >= 0).long()
         return branch_mask(segments_BL, dtype)
+
+
+def image_layouts(encoder: Encoder, connector: Connector) -> ImageLayouts:
+    """What each kind of image becomes.
+
+    Raises:
+        ConfigError: the connector cannot take the encoder's grid.
+    """
+    layouts: dict[str, Any] = {}
+    for kind in encoder.kinds:
+        grid, connect = encoder.for_kind(kind).layout, connector.for_kind(kind).layout
+        one = connect(grid)
+        twice = connect(grid.model_copy(update={"depth": 2 * grid.depth})).tokens
+        layouts |= {
+            kind: one,
+            f"{kind}_per_unit": encoder.for_kind(kind).cuts and twice > one.tokens,
+        }
+    return ImageLayouts(**layouts)
+
+
+def plain_images(pixel_values_N3HW: torch.Tensor | None) -> list[ImageInput]:
+    """2D images of one view each."""
+    views = () if pixel_values_N3HW is None else pixel_values_N3HW
+    return [ImageInput(views=view) for view in views]
+
+
+def stack_views(views: Sequence[Views]) -> Views:
+    """The views of images of one shape as one batch; pictures in the layout convolutions like."""
+    first = views[0]
+    if isinstance(first, tuple):
+        columns = zip(*(cast("tuple[Views, ...]", view) for view in views), strict=True)
+        return tuple(stack_views(column) for column in columns)
+    stacked = torch.stack(cast("list[torch.Tensor]", list(views)))
+    is_picture = stacked.ndim == 4
+    return stacked.contiguous(memory_format=torch.channels_last) if is_picture else stacked
+
+
+def on_device(image: ImageInput, device: torch.device) -> ImageInput:
+    """The image with its tensors on `device`."""
+
+    def moved(views: Views) -> Views:
+        return tuple(map(moved, views)) if isinstance(views, tuple) else views.to(device)
+
+    views = None if image.views is None else moved(image.views)
+    features = None if image.features is None else image.features.to(device)
+    return replace(image, views=views, features=features)
+
+
+def _alike(keys: Sequence[object]) -> list[list[int]]:
+    """The places of equal keys, in order of first appearance."""
+    groups: dict[object, list[int]] = {}
+    for place, key in enumerate(keys):
+        groups.setdefault(key, []).append(place)
+    return list(groups.values())
+
+
+def _shape_of(image: ImageInput) -> object:
+    """Equal for images that one batch can hold."""
+
+    def shape(views: Views) -> object:
+        return tuple(map(shape, views)) if isinstance(views, tuple) else tuple(views.shape)
+
+    return image.kind, image.grid, None if image.views is None else shape(image.views)
+
+
+def _views_of(image: ImageInput) -> Views:
+    assert image.views is not None, "an image has views or features"
+    return image.views
+
+
+def _features_of(image: ImageInput) -> torch.Tensor:
+    assert image.features is not None, "an image has views or features"
+    return image.features
 
 
 def plain_encoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], list[int]]:

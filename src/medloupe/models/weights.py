@@ -271,7 +271,7 @@ def _llava_config(model: VisionLanguageModel) -> LlavaConfig:
         vision_config=copy.deepcopy(tower.tower.config),
         text_config=language,
         image_token_index=model.config.image_token_id,
-        image_seq_length=model.layout.tokens,
+        image_seq_length=model.layouts.tokens("image", lambda: 1),
         vision_feature_layer=-1,
         vision_feature_select_strategy="full" if every else "default",
         attn_implementation=model.config.attention,

@@ -7,17 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from medloupe.types import Batch, ModelInput
+from medloupe.types import Batch, ImageInput, ModelInput
 
 
-def collate(
-    rows: Sequence[ModelInput],
-    *,
-    pad_id: int,
-    pixel_values: torch.Tensor | None = None,
-    image_features: torch.Tensor | None = None,
-) -> Batch:
-    """Pad on the right. The images of the rows, in order, are `pixel_values` or `image_features`."""
+def collate(rows: Sequence[ModelInput], *, pad_id: int, images: Sequence[ImageInput] = ()) -> Batch:
+    """Pad on the right. `images` are those of the rows, in order."""
 
     def padded(tensors: list[torch.Tensor], value: int) -> torch.Tensor:
         return pad_sequence(tensors, batch_first=True, padding_value=value)
@@ -28,6 +22,5 @@ def collate(
         labels=padded([row.labels for row in rows], -100),
         position_ids=padded([row.position_ids for row in rows], 0),
         segments=padded([row.segments for row in rows], -1),
-        pixel_values=pixel_values,
-        image_features=image_features,
+        images=tuple(images),
     )

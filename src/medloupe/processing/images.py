@@ -13,7 +13,7 @@ import torch
 
 from medloupe.imaging.read import read_ref
 from medloupe.imaging.transforms import ImageTransform
-from medloupe.types import ImageRef
+from medloupe.types import ImageInput, ImageRef
 
 
 class ImageSource:
@@ -48,6 +48,6 @@ class ImageSource:
             self._views.popitem(last=False)
         return view
 
-    def views(self, refs: Sequence[ImageRef]) -> torch.Tensor | None:
-        """`[N, 3, size, size]`, or None without images."""
-        return torch.stack([self.view(ref) for ref in refs]) if refs else None
+    def inputs(self, refs: Sequence[ImageRef]) -> list[ImageInput]:
+        """The images as a model takes them."""
+        return [ImageInput(kind=ref.kind, views=self.view(ref)) for ref in refs]

@@ -14,13 +14,15 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from medloupe.config import Config, read_yaml
 from medloupe.errors import CheckpointError, MedLoupeError, PromptError
 from medloupe.imaging.transforms import Geometry, ImageTransform
+from medloupe.imaging.views import ViewTransform
 from medloupe.processing.boxes import BoxEncoding, Views
 from medloupe.processing.prompt import PromptRenderer, Run, control_tokens
-from medloupe.types import Box, Conversation, ImageLayout, ImageRef, ModelInput
+from medloupe.types import Box, Conversation, ImageLayouts, ImageRef, ModelInput
 
 IGNORE = -100
 FILE = "medloupe_processor.json"
-SizeOf = Callable[[ImageRef], tuple[int, int]]
+SizeOf = Callable[[ImageRef], tuple[int, ...]]
+"""(width, height) of an image, (width, height, depth) of a volume, in original pixels."""
 
 
 class ProcessorConfig(Config):
@@ -30,7 +32,7 @@ class ProcessorConfig(Config):
     `max_length` is in tokens, image tokens included; a longer row is an error, never cut.
     """
 
-    transform: ImageTransform = ImageTransform()
+    transform: ViewTransform = ImageTransform()
     boxes: BoxEncoding = BoxEncoding()
     system: str | None = None
     max_length: int = 2048
@@ -40,7 +42,7 @@ class SavedProcessor(Config):
     """What is written beside a checkpoint."""
 
     config: ProcessorConfig
-    layout: ImageLayout
+    layouts: ImageLayouts
     image_token_id: int
 
 
@@ -51,11 +53,11 @@ class Processor:
         self,
         config: ProcessorConfig,
         tokenizer: PreTrainedTokenizerBase,
-        layout: ImageLayout,
+        layouts: ImageLayouts,
         image_token_id: int,
     ) -> None:
         self.config, self.tokenizer = config, tokenizer
-        self.layout, self.image_token_id = layout, image_token_id
+        self.layouts, self.image_token_id = layouts, image_token_id
         self.renderer = PromptRenderer(tokenizer, system=config.system)
 
     @cached_property
@@ -72,8 +74,8 @@ class Processor:
 
     def encode(self, conversation: Conversation, size_of: SizeOf) -> ModelInput:
         """One conversation as one row; with an answer it carries labels, without it ends in the
-        generation prompt. `size_of` gives an image's (width, height) in original pixels; it is asked
-        only for images with boxes.
+        generation prompt. `size_of` is asked only for images with boxes, and for those whose number
+        of tokens depends on it.
 
         Raises:
             PromptError: see `PromptRenderer.runs`; also a row longer than `max_length`.
@@ -88,7 +90,7 @@ class Processor:
         ids: list[int] = self._leading(runs)
         labels: list[int] = [IGNORE] * len(ids)
         for place, run in enumerate(runs):
-            piece = self._piece(run, first=place == 0)
+            piece = self._piece(run, size_of, first=place == 0)
             ends = self._ends(runs, place)
             ids += piece + ends
             labels += piece + ends if run.learned else [IGNORE] * len(piece)
@@ -113,7 +115,7 @@ class Processor:
     def geometries(self, conversation: Conversation, size_of: SizeOf) -> tuple[Geometry, ...]:
         """Where each image's original pixels lie in the model's view."""
         return tuple(
-            self.config.transform.geometry(*size_of(image)) for image in conversation.images
+            self.config.transform.geometry(*size_of(image)[:2]) for image in conversation.images
         )
 
     def read_boxes(self, text: str, conversation: Conversation, size_of: SizeOf) -> tuple[Box, ...]:
@@ -140,7 +142,7 @@ class Processor:
         """Write the tokenizer and this value into a checkpoint folder."""
         self.tokenizer.save_pretrained(folder)
         saved = SavedProcessor(
-            config=self.config, layout=self.layout, image_token_id=self.image_token_id
+            config=self.config, layouts=self.layouts, image_token_id=self.image_token_id
         )
         (folder / FILE).write_text(saved.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
@@ -156,7 +158,7 @@ class Processor:
             raise CheckpointError(f"not a saved model: no {FILE}", file=str(folder))
         saved = SavedProcessor.parse(read_yaml(path), file=str(path))
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        return cls(saved.config, tokenizer, saved.layout, saved.image_token_id)
+        return cls(saved.config, tokenizer, saved.layouts, saved.image_token_id)
 
     def _box_text(self, conversation: Conversation, size_of: SizeOf) -> dict[int, str]:
         boxes = [part for part in conversation.parts() if isinstance(part, Box)]
@@ -165,15 +167,23 @@ class Processor:
         views = Views(geometries=self.geometries(conversation, size_of))
         return {i: self.config.boxes.write(box, views.of(box)) for i, box in enumerate(boxes)}
 
-    def _piece(self, run: Run, *, first: bool) -> list[int]:
-        if run.image is None:
+    def _piece(self, run: Run, size_of: SizeOf, *, first: bool) -> list[int]:
+        image = run.image
+        if image is None:
             return self._ids(run.text, first=first)
-        if run.image.kind == "volume":
+        tokens = self.layouts.tokens(
+            image.kind, lambda: self.config.transform.units(size_of(image))
+        )
+        if tokens is None:
+            is_volume = image.kind == "volume"
             raise PromptError(
-                f"{run.image.uri!r} is a volume; this model's encoder reads 2D images",
-                remedy="Choose a slice with frame, or a model with a volume encoder",
+                f"{image.uri!r} is a{' volume' if is_volume else 'n image'}; this model's encoder "
+                f"reads {'2D images' if is_volume else 'volumes'}",
+                remedy="Choose a slice with frame, or a model with a volume encoder"
+                if is_volume
+                else "Use a model with an encoder of 2D images",
             )
-        return [self.image_token_id] * self.layout.tokens
+        return [self.image_token_id] * tokens
 
     def _ids(self, text: str, *, first: bool) -> list[int]:
         """Token ids of a piece, as they are in the middle of a text unless it is the `first`.

@@ -8,7 +8,7 @@ them, they must agree.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 from pydantic import Field, model_validator
 
@@ -16,9 +16,8 @@ from medloupe.config import Config
 from medloupe.data.datasets.base import DatasetConfig
 from medloupe.evaluate.benchmark import Benchmark
 from medloupe.generate import GenerateConfig
-from medloupe.imaging.transforms import ImageTransform
 from medloupe.models.connectors import ConnectorConfig
-from medloupe.models.encoders import EncoderConfig
+from medloupe.models.encoders import EncoderConfig, undecided
 from medloupe.models.language import LanguageConfig
 from medloupe.processing import ProcessorConfig
 from medloupe.train import TrainConfig
@@ -66,8 +65,9 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _fit_view(self) -> Self:
+        fitted = self.model.encoder.fitted(self.processor.transform)
         # frozen for everybody else: the value is still being made here
-        self.__dict__["processor"] = _fitted(self.processor, self.model.encoder)
+        self.__dict__["processor"] = self.processor.model_copy(update={"transform": fitted})
         return self
 
     def with_overrides(self, assignments: Sequence[str]) -> Self:
@@ -77,32 +77,8 @@ class RunConfig(Config):
             return super().with_overrides(assignments)
         model = self.model.with_overrides([item.removeprefix("model.") for item in encoder])
         data = self.to_dict() | {"model": model.to_dict()}
-        for field in _view_of(self.model.encoder):
-            del data["processor"]["transform"][field]
+        data["processor"]["transform"] = undecided(data["processor"]["transform"])
         changed = type(self).parse(data)
         return super(RunConfig, changed).with_overrides(
             [item for item in assignments if item not in encoder]
         )
-
-
-def _view_of(encoder: EncoderConfig) -> dict[str, Any]:
-    """The fields of an `ImageTransform` that the encoder decides."""
-    size = encoder.image_size or encoder.resolved().image_size
-    return {"size": size, "mean": encoder.mean, "std": encoder.std}
-
-
-def _fitted(processor: ProcessorConfig, encoder: EncoderConfig) -> ProcessorConfig:
-    """The processor with the encoder's view.
-
-    Raises:
-        ValueError: the processor states another one.
-    """
-    given, wanted = processor.transform, _view_of(encoder)
-    for field in sorted(given.model_fields_set & wanted.keys()):
-        if getattr(given, field) != wanted[field]:
-            raise ValueError(
-                f"{_TRANSFORM}.{field} is {getattr(given, field)}, but the encoder wants "
-                f"{wanted[field]}; leave the field out or set it to the same"
-            )
-    fields = {name: getattr(given, name) for name in ImageTransform.model_fields} | wanted
-    return processor.model_copy(update={"transform": ImageTransform(**fields)})

@@ -27,7 +27,6 @@ from medloupe.evaluate.report import write_report
 from medloupe.evaluate.runner import run_benchmark
 from medloupe.generate import GenerateConfig, Predictor
 from medloupe.imaging.read import read_ref
-from medloupe.imaging.transforms import to_display
 from medloupe.models.vlm import VisionLanguageModel
 from medloupe.processing import ImageSource, Processor
 from medloupe.recipes.config import EvaluateConfig, RunConfig
@@ -54,7 +53,7 @@ def build(config: RunConfig, root: Path) -> tuple[VisionLanguageModel, Processor
     model, tokenizer = VisionLanguageModel.compose(parts.encoder, parts.connector, parts.language)
     _channels_last(model)
     image_token = model.config.image_token_id
-    processor = Processor(config.processor, tokenizer, model.layout, image_token)
+    processor = Processor(config.processor, tokenizer, model.layouts, image_token)
     return model, processor, _images(config.processor.transform.size, root, processor)
 
 
@@ -113,10 +112,9 @@ def evaluate(
         progress=progress,
     )
     write_log(out / EVALUATION_FILE, log)
-    window = predict.processor.config.transform.window
 
     def shown(ref: ImageRef) -> NDArray[Any]:
-        return to_display(read_ref(ref, data), window)
+        return predict.processor.config.transform.display(read_ref(ref, data))
 
     curve = [row for row in read_log(folder.parent / "train.jsonl") if row["event"] == "step"]
     write_report(out / REPORT_FILE, log, shown, curve or None)

@@ -1,5 +1,7 @@
 """What a connector is: it maps encoder tokens to language-model tokens and says how many come out.
 
+The grid of the tokens may differ from image to image (tiles, slices), so it comes with them.
+
 Shapes: N images, T tokens in, U tokens out, C encoder channels, D language-model width.
 """
 
@@ -7,7 +9,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -16,24 +18,37 @@ from torch.nn import functional as F
 from medloupe.config import ComponentConfig
 from medloupe.types import ImageLayout
 
+Kind = Literal["image", "volume"]
+
 # A token says a word with logit SLOPE * (its length along the word's direction) + OFFSET.
 ALIGNMENT_SLOPE = 3.0
 ALIGNMENT_OFFSET = -4.0
 
 
 class Connector(nn.Module, abc.ABC):
-    """Maps `features_NTC` to `tokens_NUD`; `layout` is the grid of the U tokens."""
-
-    layout: ImageLayout
+    """Maps `features_NTC` on a grid to `tokens_NUD`."""
 
     @abc.abstractmethod
-    def forward(self, features_NTC: torch.Tensor) -> torch.Tensor:
-        """Project the encoder's tokens."""
+    def forward(self, features_NTC: torch.Tensor, grid: ImageLayout) -> torch.Tensor:
+        """Project the encoder's tokens, which stand on `grid`."""
 
-    def grid_tokens(self, features_NTC: torch.Tensor) -> torch.Tensor:
+    @abc.abstractmethod
+    def layout(self, grid: ImageLayout) -> ImageLayout:
+        """The grid of the U tokens that come out for tokens on `grid`.
+
+        Raises:
+            ConfigError: the connector cannot take such a grid.
+        """
+
+    def grid_tokens(self, features_NTC: torch.Tensor, grid: ImageLayout) -> torch.Tensor:
         """`[N, T, D]`: one token a place, in reading order; what the grounding objective aligns."""
-        tokens: torch.Tensor = self(features_NTC)
+        tokens: torch.Tensor = self(features_NTC, grid)
         return tokens
+
+    def for_kind(self, kind: Kind) -> Connector:
+        """The connector of such images."""
+        del kind
+        return self
 
     def learn_words(self, encode: Callable[[str], Sequence[int]], table_VD: torch.Tensor) -> None:
         """Take what the connector needs of the language model it is composed with: its tokenizer
@@ -51,8 +66,8 @@ class ConnectorConfig(ComponentConfig):
     }
 
     @abc.abstractmethod
-    def build(self, channels: int, width: int, layout: ImageLayout) -> Connector:
-        """The module with random weights, from `channels` to `width`, for images of `layout`."""
+    def build(self, channels: int, width: int) -> Connector:
+        """The module with random weights, from `channels` to `width`."""
 
 
 def word_embeddings(

@@ -22,8 +22,8 @@ from medloupe.types import ImageLayout
 class LinearConnectorConfig(ConnectorConfig):
     """One linear layer."""
 
-    def build(self, channels: int, width: int, layout: ImageLayout) -> MLPConnector:
-        return MLPConnector(MLPConnectorConfig(depth=1), channels, width, layout)
+    def build(self, channels: int, width: int) -> MLPConnector:
+        return MLPConnector(MLPConnectorConfig(depth=1), channels, width)
 
 
 class MLPConnectorConfig(ConnectorConfig):
@@ -34,40 +34,39 @@ class MLPConnectorConfig(ConnectorConfig):
     window: int = Field(default=1, ge=1)
     position: int = Field(default=0, ge=0, multiple_of=4)
 
-    def build(self, channels: int, width: int, layout: ImageLayout) -> MLPConnector:
-        return MLPConnector(self, channels, width, layout)
+    def build(self, channels: int, width: int) -> MLPConnector:
+        return MLPConnector(self, channels, width)
 
 
 class MLPConnector(Connector):
     """See `MLPConnectorConfig`."""
 
-    def __init__(
-        self, config: MLPConnectorConfig, channels: int, width: int, layout: ImageLayout
-    ) -> None:
+    def __init__(self, config: MLPConnectorConfig, channels: int, width: int) -> None:
         super().__init__()
-        window = config.window
-        if layout.rows % window or layout.columns % window:
-            raise ConfigError(
-                f"window {window} does not divide the {layout.rows}x{layout.columns} token grid",
-                field="connector.window",
-            )
-        self.window, self.grid = window, layout
-        self.layout = ImageLayout(
-            depth=layout.depth, rows=layout.rows // window, columns=layout.columns // window
-        )
-        self.position = config.position
-        sizes = [channels * window**2 + config.position]
+        self.window, self.position = config.window, config.position
+        sizes = [channels * config.window**2 + config.position]
         sizes += [config.hidden or width] * (config.depth - 1) + [width]
         layers: list[nn.Module] = []
         for inner, outer in pairwise(sizes):
             layers += [nn.Linear(inner, outer), nn.GELU()]
         self.layers = nn.Sequential(*layers[:-1])
 
-    def forward(self, features_NTC: torch.Tensor) -> torch.Tensor:
-        tokens = join_windows(features_NTC, self.grid, self.window)
+    def layout(self, grid: ImageLayout) -> ImageLayout:
+        window = self.window
+        if grid.rows % window or grid.columns % window:
+            raise ConfigError(
+                f"window {window} does not divide the {grid.rows}x{grid.columns} token grid",
+                field="connector.window",
+            )
+        return ImageLayout(
+            depth=grid.depth, rows=grid.rows // window, columns=grid.columns // window
+        )
+
+    def forward(self, features_NTC: torch.Tensor, grid: ImageLayout) -> torch.Tensor:
+        tokens, out = join_windows(features_NTC, grid, self.window), self.layout(grid)
         if self.position:
-            grid = sine_cosine_grid(self.layout.rows, self.layout.columns, self.position)
-            places = grid.to(tokens).repeat(self.layout.depth, 1).expand(len(tokens), -1, -1)
+            places = sine_cosine_grid(out.rows, out.columns, self.position).to(tokens)
+            places = places.repeat(out.depth, 1).expand(len(tokens), -1, -1)
             tokens = torch.cat([tokens, places], dim=-1)
         tokens = tokens.to(next(self.layers.parameters()).dtype)
         projected: torch.Tensor = self.layers(tokens)

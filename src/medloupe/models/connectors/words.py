@@ -58,8 +58,8 @@ class WordsConnectorConfig(ConnectorConfig):
             raise ValueError(f"words_per_place {self.words_per_place}, {len(self.words)} words")
         return self
 
-    def build(self, channels: int, width: int, layout: ImageLayout) -> WordsConnector:
-        return WordsConnector(self, channels, width, layout)
+    def build(self, channels: int, width: int) -> WordsConnector:
+        return WordsConnector(self, channels, width)
 
 
 class WordsConnector(Connector):
@@ -70,19 +70,11 @@ class WordsConnector(Connector):
     directions_KD: torch.Tensor
     neutral_D: torch.Tensor
 
-    def __init__(
-        self, config: WordsConnectorConfig, channels: int, width: int, layout: ImageLayout
-    ) -> None:
+    def __init__(self, config: WordsConnectorConfig, channels: int, width: int) -> None:
         super().__init__()
-        if config.keep > layout.tokens:
-            raise ConfigError(
-                f"keep {config.keep} exceeds the encoder's {layout.tokens} tokens",
-                field="connector.keep",
-            )
-        self.config, self.grid = config, layout
-        self.layout = ImageLayout(rows=1, columns=1 + config.keep * config.words_per_place)
+        self.config = config
         align = MLPConnectorConfig(depth=config.depth, position=config.position)
-        self.align: MLPConnector = align.build(channels, width, layout)
+        self.align: MLPConnector = align.build(channels, width)
         said = len(config.words) + len(config.image_words)
         self.register_buffer("embeddings_KD", torch.zeros(said, width))
         self.register_buffer("directions_KD", torch.zeros(said, width))
@@ -94,17 +86,25 @@ class WordsConnector(Connector):
         self.directions_KD.copy_(word_directions(encode, table_VD, words))
         self.neutral_D.copy_(word_embeddings(encode, table_VD, (self.config.neutral,))[0])
 
-    def grid_tokens(self, features_NTC: torch.Tensor) -> torch.Tensor:
-        aligned: torch.Tensor = self.align(features_NTC)
+    def layout(self, grid: ImageLayout) -> ImageLayout:
+        if self.config.keep > grid.tokens:
+            raise ConfigError(
+                f"keep {self.config.keep} exceeds the encoder's {grid.tokens} tokens",
+                field="connector.keep",
+            )
+        return ImageLayout(rows=1, columns=1 + self.config.keep * self.config.words_per_place)
+
+    def grid_tokens(self, features_NTC: torch.Tensor, grid: ImageLayout) -> torch.Tensor:
+        aligned: torch.Tensor = self.align(features_NTC, grid)
         return aligned
 
-    def forward(self, features_NTC: torch.Tensor) -> torch.Tensor:
-        aligned = self.grid_tokens(features_NTC)
+    def forward(self, features_NTC: torch.Tensor, grid: ImageLayout) -> torch.Tensor:
+        aligned = self.grid_tokens(features_NTC, grid)
         embeddings, directions = self.embeddings_KD.to(aligned), self.directions_KD.to(aligned)
         logits = (aligned @ directions.T).float() * ALIGNMENT_SLOPE + ALIGNMENT_OFFSET
         local = len(self.config.words)
         said_NTK = torch.sigmoid(logits[..., :local] * self.config.sharpness)
-        places_NP = self._places(logits[..., :local].amax(-1))
+        places_NP = self._places(logits[..., :local].amax(-1), grid)
         said_NPK = said_NTK.gather(1, places_NP[..., None].expand(-1, -1, local))
         words_NPW = said_NPK.topk(self.config.words_per_place, dim=-1).indices.sort(dim=-1).values
         sure = said_NPK.gather(-1, words_NPW)[..., None].to(aligned)
@@ -113,12 +113,11 @@ class WordsConnector(Connector):
         whole = torch.sigmoid(means * self.config.sharpness).to(aligned) @ embeddings[local:]
         return torch.cat([whole, spoken.flatten(1, 2)], dim=1)
 
-    def _places(self, certain_NT: torch.Tensor) -> torch.Tensor:
+    def _places(self, certain_NT: torch.Tensor, grid: ImageLayout) -> torch.Tensor:
         """`[N, P]`, the most certain places of the grid in reading order; peaks before all others.
 
         From logits: probabilities saturate, and neighbours inside one lesion would tie.
         """
-        grid = self.grid
         map_NDRC = certain_NT.view(-1, 1, grid.depth, grid.rows, grid.columns)
         peaks = F.max_pool3d(map_NDRC, kernel_size=3, stride=1, padding=1).flatten(1)
         ranked = torch.where(certain_NT >= peaks, certain_NT, certain_NT - BELOW_ALL_PEAKS)

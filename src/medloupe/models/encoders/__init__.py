@@ -1,5 +1,5 @@
 """Image encoders. Adding one is one file here and one line in `EncoderConfig.table`."""
 
-from medloupe.models.encoders.base import Encoder, EncoderConfig
+from medloupe.models.encoders.base import Encoder, EncoderConfig, undecided
 
-__all__ = ["Encoder", "EncoderConfig"]
+__all__ = ["Encoder", "EncoderConfig", "undecided"]

@@ -1,5 +1,7 @@
-"""What an image encoder is: pixels in, a grid of tokens out.
+"""What an image encoder is: views in, a grid of tokens out.
 
+Encoders nest: one that cuts into tiles, joins others or goes through a volume slice by slice holds
+encoders and is one. Views nest in the same way: a tensor for one encoder, a tuple for several.
 Shapes: N images, H rows, W columns, T tokens (row-major over the grid), C channels.
 """
 
@@ -7,24 +9,46 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import nn
 
 from medloupe.config import ComponentConfig
-from medloupe.types import ImageLayout
+from medloupe.errors import ConfigError
+from medloupe.imaging.transforms import ImageTransform
+from medloupe.imaging.views import ViewTransform
+from medloupe.types import ImageLayout, Views
+
+# Fields of transforms that encoders decide.
+DECIDED = ("size", "mean", "std", "shape")
+Kind = Literal["image", "volume"]
 
 
 class Encoder(nn.Module, abc.ABC):
-    """Maps `pixel_values_N3HW`, normalised by `mean` and `std`, to `features_NTC`."""
+    """Maps the views of N images of one shape to `features_NTC`.
+
+    `layout` is the grid of an image's tokens, or, where views are cut into units, of one unit's.
+    """
 
     channels: int
     layout: ImageLayout
+    kinds: frozenset[Kind] = frozenset({"image"})
+    cuts: bool = False  # whether views come in units, along a tensor's second axis
 
     @abc.abstractmethod
-    def forward(self, pixel_values_N3HW: torch.Tensor) -> torch.Tensor:
-        """Encode images of the configured size."""
+    def forward(self, views: Views) -> torch.Tensor:
+        """Encode the views of N images; every tensor's first axis is N."""
+
+    def grid(self, views: Views) -> ImageLayout:
+        """The grid of the tokens that these views become."""
+        del views
+        return self.layout
+
+    def for_kind(self, kind: Kind) -> Encoder:
+        """The encoder of images of that kind, one of `kinds`."""
+        assert kind in self.kinds, f"the processor lets no {kind} through to this encoder"
+        return self
 
     @abc.abstractmethod
     def load_pretrained(self) -> None:
@@ -46,14 +70,60 @@ class EncoderConfig(ComponentConfig):
         "siglip": "medloupe.models.encoders.hf_vision:SiglipEncoderConfig",
     }
 
-    image_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
     @abc.abstractmethod
     def build(self) -> Encoder:
         """The module with random weights."""
 
+    @abc.abstractmethod
+    def fitted(self, transform: ViewTransform) -> ViewTransform:
+        """The transform that makes this encoder's views, with the choices (window, fit) of the given
+        one, which may be plainer than what is needed.
+
+        Raises:
+            ConfigError: it states something that the encoder cannot take.
+        """
+
     def resolved(self) -> Self:
         """The config with everything filled in that building needs, so no other file is read."""
         return self
+
+
+class PlaneEncoderConfig(EncoderConfig):
+    """An encoder of one view `[N, 3, image_size, image_size]`, normalised by `mean` and `std`."""
+
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def fitted(self, transform: ViewTransform) -> ViewTransform:
+        if not isinstance(transform, ImageTransform):
+            raise ConfigError(
+                f"the encoder {self.name!r} takes one 2D view, not what the transform "
+                f"{transform.name!r} makes",
+                field="processor.transform",
+            )
+        size = self.image_size or self.resolved().image_size
+        return fill(transform, {"size": size, "mean": self.mean, "std": self.std})
+
+
+def fill(transform: ImageTransform, wanted: Mapping[str, object]) -> ImageTransform:
+    """The transform with the fields an encoder decides.
+
+    Raises:
+        ConfigError: it states another value for one.
+    """
+    for field in sorted(transform.model_fields_set & wanted.keys()):
+        if getattr(transform, field) != wanted[field]:
+            raise ConfigError(
+                f"processor.transform.{field} is {getattr(transform, field)}, but the encoder wants "
+                f"{wanted[field]}; leave the field out or set it to the same"
+            )
+    fields = {name: getattr(transform, name) for name in ImageTransform.model_fields}
+    return ImageTransform(**(fields | dict(wanted)))
+
+
+def undecided(transform: Any) -> Any:
+    """The plain data of a transform without the fields that encoders decide, at every depth."""
+    if isinstance(transform, dict):
+        return {k: undecided(v) for k, v in transform.items() if k not in DECIDED}
+    return [undecided(item) for item in transform] if isinstance(transform, list) else transform

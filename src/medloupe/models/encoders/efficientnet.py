@@ -18,8 +18,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from medloupe.errors import CheckpointError, MissingExtraError
-from medloupe.models.encoders.base import Encoder, EncoderConfig
-from medloupe.types import ImageLayout
+from medloupe.models.encoders.base import Encoder, PlaneEncoderConfig
+from medloupe.types import ImageLayout, Views
 
 # (expansion, output channels, repeats, stride, kernel) of the seven stages.
 STAGES = (
@@ -36,7 +36,7 @@ BATCH_NORM_EPS = 1e-3
 DEPTH_AT_STRIDE = {8: (3, 40), 16: (5, 112), 32: (7, 1280)}
 
 
-class EfficientNetLite0Config(EncoderConfig):
+class EfficientNetLite0Config(PlaneEncoderConfig):
     """`stride` chooses the map: 32 gives 7x7x1280 at 224 pixels, 16 gives 14x14x112."""
 
     image_size: int = 224
@@ -124,8 +124,9 @@ class EfficientNetLite0(Encoder):
             else None
         )
 
-    def forward(self, pixel_values_N3HW: torch.Tensor) -> torch.Tensor:
-        x = F.relu6(self.stem(pixel_values_N3HW))
+    def forward(self, views: Views) -> torch.Tensor:
+        assert isinstance(views, torch.Tensor)
+        x = F.relu6(self.stem(views))
         for block in self.blocks:
             x = block(x)
         if self.head is not None:

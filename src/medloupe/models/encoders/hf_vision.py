@@ -20,11 +20,11 @@ from transformers import (
 )
 
 from medloupe.errors import CheckpointError, ConfigError
-from medloupe.models.encoders.base import Encoder, EncoderConfig
-from medloupe.types import ImageLayout
+from medloupe.models.encoders.base import Encoder, PlaneEncoderConfig
+from medloupe.types import ImageLayout, Views
 
 
-class _VisionTowerConfig(EncoderConfig):
+class _VisionTowerConfig(PlaneEncoderConfig):
     """Fields that CLIP and SigLIP share. `source` is a folder or a hub id; `architecture` the
     transformers config as plain data, filled by `resolved()` and saved with every checkpoint."""
 
@@ -125,10 +125,11 @@ class HFVisionTower(Encoder):
             else ImageLayout(rows=side, columns=side)
         )
 
-    def forward(self, pixel_values_N3HW: torch.Tensor) -> torch.Tensor:
+    def forward(self, views: Views) -> torch.Tensor:
+        assert isinstance(views, torch.Tensor)
         dtype = next(self.tower.parameters()).dtype
         output = self.tower(
-            pixel_values=pixel_values_N3HW.to(dtype), output_hidden_states=not self.config.post_norm
+            pixel_values=views.to(dtype), output_hidden_states=not self.config.post_norm
         )
         features = self._normalised(output) if self.config.post_norm else output.hidden_states[-1]
         return features if self.keep_prefix else features[:, self.prefix_tokens :]

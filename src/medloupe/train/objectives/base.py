@@ -19,7 +19,7 @@ from medloupe.data.dataset import Dataset
 from medloupe.errors import TrainingError
 from medloupe.models.vlm import VisionLanguageModel
 from medloupe.processing import ImageSource, Processor
-from medloupe.types import Batch, Conversation, ImageRef, Record
+from medloupe.types import Batch, Conversation, ImageInput, ImageRef, Record
 
 Progress = Callable[[str, int, int], None]
 
@@ -127,17 +127,17 @@ class FrozenFeatures:
 
     def __init__(self, context: StageContext) -> None:
         self.context = context
-        self._features: dict[str, torch.Tensor] = {}
+        self._features: dict[str, ImageInput] = {}
 
-    def of(self, refs: Sequence[ImageRef]) -> torch.Tensor | None:
-        """`[N, T, C]`, or None without images."""
-        return torch.cat([self._one(ref) for ref in refs]) if refs else None
+    def of(self, refs: Sequence[ImageRef]) -> list[ImageInput]:
+        """The images with their features."""
+        return [self._one(ref) for ref in refs]
 
-    def _one(self, ref: ImageRef) -> torch.Tensor:
+    def _one(self, ref: ImageRef) -> ImageInput:
         key = ref.to_json()
         if key not in self._features:
-            view = self.context.images.view(ref)[None]
-            view = view.contiguous(memory_format=torch.channels_last)
             with torch.no_grad():
-                self._features[key] = self.context.model.encoder(view)
+                (self._features[key],) = self.context.model.encode(
+                    self.context.images.inputs([ref])
+                )
         return self._features[key]

@@ -22,7 +22,7 @@ from medloupe.imaging.transforms import Geometry, clip_box
 from medloupe.models.connectors.base import ALIGNMENT_OFFSET, ALIGNMENT_SLOPE, word_directions
 from medloupe.models.vlm import plain_encoder
 from medloupe.train.objectives.base import Micro, Objective, ObjectiveConfig, StageContext, ease_of
-from medloupe.types import Batch, Box, ImageLayout, Record
+from medloupe.types import Batch, Box, ImageInput, ImageLayout, Record
 
 
 class GroundingObjectiveConfig(ObjectiveConfig):
@@ -46,7 +46,7 @@ class GroundingObjective(Objective):
 
     def __init__(self, config: GroundingObjectiveConfig, context: StageContext) -> None:
         self.config, self.model, self.images = config, context.model, context.images
-        self.layout = context.model.encoder.layout
+        self.layout = context.model.encoder.for_kind("image").layout
         self.records = [
             record
             for record in context.dataset.records
@@ -58,18 +58,17 @@ class GroundingObjective(Objective):
                 "no training record with one 2D image and a box or label",
                 remedy="Grounding needs records.jsonl; leave this stage out for data without it",
             )
-        self._refuse_other_grid(context)
+        self._refuse_other_grid()
         self.box_words, self.image_words = vocabulary(self.records, config.min_count)
         self.words = (*self.box_words, *self.image_words)
         encode = plain_encoder(context.processor.tokenizer)
         table = self.model.get_input_embeddings().weight.detach()
         self.directions_KD = word_directions(encode, table, self.words)
 
-    def _refuse_other_grid(self, context: StageContext) -> None:
-        views = self.images.views([self.records[0].images[0]])
-        assert views is not None
+    def _refuse_other_grid(self) -> None:
+        first = self.images.inputs([self.records[0].images[0]])
         with torch.no_grad():
-            tokens = context.model.connector.grid_tokens(context.model.encoder(views)).shape[1]
+            tokens = self._grid_tokens(first).shape[1]
         if tokens != self.layout.tokens:
             raise ConfigError(
                 f"grounding needs one token for each of the encoder's {self.layout.tokens} places; "
@@ -86,7 +85,7 @@ class GroundingObjective(Objective):
 
     def micro(self, rows: Sequence[int]) -> Micro:
         chosen = [self.records[row] for row in rows]
-        views = self.images.views([record.images[0] for record in chosen])
+        images = self.images.inputs([record.images[0] for record in chosen])
         targets = torch.stack([self._targets(record) for record in chosen])
         nothing = torch.zeros(len(chosen), 0, dtype=torch.long)
         boxes = targets[:, :-1, : len(self.box_words)]
@@ -97,7 +96,7 @@ class GroundingObjective(Objective):
                 labels=nothing,
                 position_ids=nothing,
                 segments=nothing,
-                pixel_values=views,
+                images=tuple(images),
             ),
             targets=targets,
             count=max(float((boxes > 0).sum()), 1.0),
@@ -107,15 +106,23 @@ class GroundingObjective(Objective):
 
     def loss(self, micro: Micro) -> torch.Tensor:
         assert micro.targets is not None
-        assert micro.batch.pixel_values is not None
-        views = micro.batch.pixel_values.contiguous(memory_format=torch.channels_last)
-        tokens_NTD = self.model.connector.grid_tokens(self.model.encoder(views))
-        lengths = tokens_NTD.float() @ self.directions_KD.T
+        lengths = self._grid_tokens(micro.batch.images).float() @ self.directions_KD.T
         logits = lengths * ALIGNMENT_SLOPE + ALIGNMENT_OFFSET
         split = len(self.box_words)
         local = self._focal(logits[:, :, :split], micro.targets[:, :-1, :split]).sum()
         whole = self._focal(logits[:, :, split:].mean(1), micro.targets[:, -1, split:])
         return local + self.config.image_weight * micro.count * whole.mean()
+
+    def _grid_tokens(self, images: Sequence[ImageInput]) -> torch.Tensor:
+        """`[N, T, D]` of 2D images, which are all of one shape."""
+        encoded = self.model.encode(images)
+        features_NTC = torch.stack(
+            [image.features for image in encoded if image.features is not None]
+        )
+        tokens: torch.Tensor = self.model.connector.for_kind("image").grid_tokens(
+            features_NTC, self.layout
+        )
+        return tokens
 
     def _focal(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         loss = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")

@@ -81,8 +81,7 @@ class LanguageObjective(Objective):
         batch = collate(
             chosen,
             pad_id=0,
-            image_features=self.features.of(refs) if self.features else None,
-            pixel_values=None if self.features else self.images.views(refs),
+            images=self.features.of(refs) if self.features else self.images.inputs(refs),
         )
         return Micro(
             batch=batch,
@@ -94,7 +93,7 @@ class LanguageObjective(Objective):
 
     def loss(self, micro: Micro) -> torch.Tensor:
         batch = micro.batch
-        tokens = self.model.image_tokens(batch.pixel_values, batch.image_features)
+        tokens = self.model.image_tokens(batch.images)
         return self.model.label_loss(
             batch.input_ids, batch.labels, batch.position_ids, batch.segments, tokens
         )[0]
