@@ -30,6 +30,11 @@ class ViewTransform(ComponentConfig, abc.ABC):
     default: ClassVar[str | None] = "image"
     table: ClassVar[Mapping[str, str]] = {
         "image": "medloupe.imaging.transforms:ImageTransform",
+        "tiles": "medloupe.imaging.tiles:TiledTransform",
+        "slices": "medloupe.imaging.composed:SlicesTransform",
+        "volume": "medloupe.imaging.composed:VolumeTransform",
+        "several": "medloupe.imaging.composed:SeveralTransform",
+        "by_kind": "medloupe.imaging.composed:ByKindTransform",
     }
 
     @abc.abstractmethod

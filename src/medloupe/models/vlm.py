@@ -94,7 +94,10 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         self.encoder = encoder_config.build()
         self.language_model = empty_language(architecture_from(config.language), config.attention)
         width = int(self.get_input_embeddings().weight.shape[1])
-        self.connector = connector_config.build(self.encoder.channels, width)
+        channels = {
+            kind: self.encoder.for_kind(kind).channels for kind in sorted(self.encoder.kinds)
+        }
+        self.connector = connector_config.build_for(channels, width)
         self.layouts = image_layouts(self.encoder, self.connector)
         self.post_init()  # type: ignore[no-untyped-call]
 

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from medloupe.config import ComponentConfig
+from medloupe.errors import ConfigError
 from medloupe.types import ImageLayout
 
 Kind = Literal["image", "volume"]
@@ -68,6 +69,21 @@ class ConnectorConfig(ComponentConfig):
     @abc.abstractmethod
     def build(self, channels: int, width: int) -> Connector:
         """The module with random weights, from `channels` to `width`."""
+
+    def build_for(self, channels: Mapping[Kind, int], width: int) -> Connector:
+        """The module for an encoder whose channels may differ by the kind of image.
+
+        Raises:
+            ConfigError: they do, and this connector takes one width.
+        """
+        if len(set(channels.values())) > 1:
+            raise ConfigError(
+                f"the connector {self.name!r} takes features of one width, the encoder gives "
+                + " and ".join(f"{number} for {kind}s" for kind, number in channels.items()),
+                field="model.connector",
+                remedy="Use the connector by_kind, with one connector for each",
+            )
+        return self.build(next(iter(channels.values())), width)
 
 
 def word_embeddings(

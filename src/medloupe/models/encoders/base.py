@@ -68,6 +68,11 @@ class EncoderConfig(ComponentConfig):
         "efficientnet_lite0": "medloupe.models.encoders.efficientnet:EfficientNetLite0Config",
         "clip": "medloupe.models.encoders.hf_vision:CLIPEncoderConfig",
         "siglip": "medloupe.models.encoders.hf_vision:SiglipEncoderConfig",
+        "scales": "medloupe.models.resolution.scales:ScalesConfig",
+        "tiles": "medloupe.models.resolution.units:TilesConfig",
+        "slices": "medloupe.models.resolution.units:SlicesConfig",
+        "joined": "medloupe.models.resolution.joined:JoinedConfig",
+        "by_kind": "medloupe.models.resolution.by_kind:ByKindConfig",
     }
 
     @abc.abstractmethod

@@ -1,0 +1,136 @@
+"""Transforms made of transforms: slices and whole volumes, several views, one transform per kind."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from medloupe.errors import ImageError
+from medloupe.imaging.geometry import Geometry
+from medloupe.imaging.resample import resample
+from medloupe.imaging.slices import SliceSelection
+from medloupe.imaging.transforms import ImageTransform
+from medloupe.imaging.views import Arrays, ViewTransform
+from medloupe.imaging.windows import Window, grey_values, to_display
+from medloupe.types import MedicalImage
+
+Positive = Annotated[float, Field(gt=0)]
+Length = Annotated[int, Field(ge=1, le=4096)]
+
+
+class SlicesTransform(ViewTransform):
+    """The chosen slices of a volume, each made a view by `transform`: `[slices, 3, size, size]`.
+
+    A 2D image is one slice. `selection` counts slices, since the number of units must follow from an
+    image's size alone; for slices by mm, resample the volume when the data set is prepared.
+    """
+
+    version: Literal[1] = 1
+    transform: ImageTransform = ImageTransform()
+    selection: SliceSelection = SliceSelection()
+
+    @model_validator(mode="after")
+    def _by_count(self) -> Self:
+        if self.selection.every_mm is not None:
+            raise ValueError("slices of a view are chosen by count, not by every_mm")
+        return self
+
+    def apply(self, image: MedicalImage) -> Arrays:
+        if is_plane(image):
+            return self.transform.apply(image)[None]
+        indices = self.selection.plan_of(image).indices
+        return np.stack([self.transform.apply(image, index=index) for index in indices])
+
+    def geometry(self, width: int, height: int) -> Geometry:
+        return self.transform.geometry(width, height)
+
+    def display(self, image: MedicalImage) -> NDArray[np.uint8]:
+        return self.transform.display(image)
+
+    def units(self, size: tuple[int, ...]) -> int:
+        return self.selection.plan(size[2]).count if len(size) == 3 else 1
+
+
+class VolumeTransform(ViewTransform):
+    """A whole volume resized to `shape` (slices, rows, columns), whatever its spacing: `[1, *shape]`.
+
+    Grey values go through `window` to 0..1, are resized trilinearly with outer edges on outer edges
+    (`smooth`: over what a new voxel covers), and normalised by `mean` and `std`. MedM-VL, section 3.2:
+    32 x 256 x 256.
+    """
+
+    version: Literal[1] = 1
+    shape: tuple[Length, Length, Length] = (32, 256, 256)
+    window: Window = Window()
+    smooth: bool = True
+    mean: float = 0.0
+    std: Positive = 1.0
+
+    def apply(self, image: MedicalImage) -> Arrays:
+        if is_plane(image):
+            raise ImageError(
+                "a volume is wanted and this is one 2D image",
+                remedy="Name its kind in the data (kind: volume), or use a model with a 2D encoder",
+                file=image.source.uri if image.source else None,
+            )
+        shown = [grey_values(image, self.window, index=k) for k in range(len(image.array))]
+        volume = dataclasses.replace(image, array=np.stack(shown), units="stored")
+        resized = resample(volume, size=self.shape, smooth=self.smooth).array
+        view: NDArray[np.float32] = (resized / np.float32(255) - self.mean) / self.std
+        return view.astype(np.float32)[None]
+
+    def geometry(self, width: int, height: int) -> Geometry:
+        _, rows, columns = self.shape
+        scale = columns / width, rows / height
+        return Geometry(original=(width, height), view=(columns, rows), scale=scale)
+
+    def display(self, image: MedicalImage) -> NDArray[np.uint8]:
+        return to_display(image, self.window)
+
+
+class SeveralTransform(ViewTransform):
+    """One transform for each of several encoders. Boxes are written in the first one's view."""
+
+    version: Literal[1] = 1
+    transforms: tuple[ViewTransform, ...] = Field(min_length=1)
+
+    def apply(self, image: MedicalImage) -> Arrays:
+        return tuple(transform.apply(image) for transform in self.transforms)
+
+    def geometry(self, width: int, height: int) -> Geometry:
+        return self.transforms[0].geometry(width, height)
+
+    def display(self, image: MedicalImage) -> NDArray[np.uint8]:
+        return self.transforms[0].display(image)
+
+
+class ByKindTransform(ViewTransform):
+    """`image` for 2D images, `volume` for volumes."""
+
+    version: Literal[1] = 1
+    image: ViewTransform
+    volume: ViewTransform
+
+    def apply(self, image: MedicalImage) -> Arrays:
+        return self._of(image).apply(image)
+
+    def geometry(self, width: int, height: int) -> Geometry:
+        return self.image.geometry(width, height)
+
+    def display(self, image: MedicalImage) -> NDArray[np.uint8]:
+        return self._of(image).display(image)
+
+    def units(self, size: tuple[int, ...]) -> int:
+        return (self.volume if len(size) == 3 else self.image).units(size)
+
+    def _of(self, image: MedicalImage) -> ViewTransform:
+        return self.image if is_plane(image) else self.volume
+
+
+def is_plane(image: MedicalImage) -> bool:
+    """Whether it was asked for as a 2D image. A volume may have one slice."""
+    return image.source.kind == "image" if image.source else image.units == "rgb" or len(image.array) == 1

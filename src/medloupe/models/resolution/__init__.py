@@ -1,0 +1,1 @@
+"""Encoders that hold encoders: several scales, tiles, slices, several towers, one per kind of image."""
