@@ -28,6 +28,11 @@ from medloupe.types import ImageLayout, Record
 
 NEEDS: dict[tuple[str, str], dict[str, Any]] = {
     ("connector", "words"): {"words": ["bright", "dark"], "image_words": ["axial"], "keep": 16},
+    ("connector", "grouped"): {"group": 4},
+    ("connector", "attention_pooling"): {"queries": 6, "heads": 2},
+    ("connector", "perceiver"): {"queries": 6, "depth": 2, "heads": 2, "head_size": 4},
+    ("connector", "q_former"): {"queries": 6, "width": 16, "depth": 3, "heads": 2, "inner": 24},
+    ("connector", "by_kind"): {"image": "linear", "volume": {"name": "mlp"}},
 }
 
 for _module in pkgutil.walk_packages(medloupe.__path__, "medloupe."):
@@ -176,7 +181,7 @@ def connector(name: str) -> Any:
     assert isinstance(config, ConnectorConfig)
     module = config.build(8, 12).eval()
     module.learn_words(lambda text: [ord(letter) % 50 for letter in text], torch.randn(50, 12))
-    return module
+    return module.for_kind("volume")
 
 
 @every_connector

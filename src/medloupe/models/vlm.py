@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, cast
@@ -34,11 +35,17 @@ from medloupe.models.attention import branch_mask
 from medloupe.models.connectors import Connector, ConnectorConfig
 from medloupe.models.encoders import Encoder, EncoderConfig
 from medloupe.models.language import (
+    ON_CPU,
     LanguageConfig,
     architecture_from,
     empty_language,
     load_language,
+    make_room,
+    plain_architecture,
+    quantized_fields,
+    require_quantization_of,
 )
+from medloupe.models.low_rank import LowRankConfig, inject
 from medloupe.types import ImageInput, ImageLayouts, Views
 
 # The parts that a stage can train; also the attribute names of the model.
@@ -47,7 +54,11 @@ IGNORE = -100
 
 
 class VLMConfig(PretrainedConfig):
-    """Plain data of every part; `encoder` and `connector` are component configs with their names."""
+    """Plain data of every part; `encoder` and `connector` are component configs with their names.
+
+    `adapters` holds the low-rank adapters that a part carries, by part. Where the language model is
+    quantised, `quantization_config` says how, in transformers' own form.
+    """
 
     model_type = "medloupe"
 
@@ -58,6 +69,7 @@ class VLMConfig(PretrainedConfig):
         language: dict[str, Any] | None = None,
         attention: str = "sdpa",
         image_token_id: int | None = None,
+        adapters: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.encoder = encoder
@@ -65,7 +77,13 @@ class VLMConfig(PretrainedConfig):
         self.language = language
         self.attention = attention
         self.image_token_id = image_token_id
+        self.adapters = adapters or {}
         super().__init__(**kwargs)
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the language model's weights are."""
+        return vars(self).get("quantization_config") is not None
 
     def get_text_config(self, *_: Any, **__: Any) -> PretrainedConfig:
         """The language model's config: generation reads layer counts and vocabulary there."""
@@ -92,13 +110,18 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         encoder_config = EncoderConfig.parse(config.encoder)
         connector_config = ConnectorConfig.parse(config.connector)
         self.encoder = encoder_config.build()
-        self.language_model = empty_language(architecture_from(config.language), config.attention)
+        with torch.device("meta") if config.is_quantized else nullcontext():
+            # Quantised weights replace these; in full they might not fit into memory.
+            architecture = architecture_from(config.language)
+            self.language_model = empty_language(architecture, config.attention)
         width = int(self.get_input_embeddings().weight.shape[1])
         channels = {
             kind: self.encoder.for_kind(kind).channels for kind in sorted(self.encoder.kinds)
         }
         self.connector = connector_config.build_for(channels, width)
         self.layouts = image_layouts(self.encoder, self.connector)
+        for part, adapters in config.adapters.items():
+            inject(self.get_submodule(part), LowRankConfig.parse(adapters))
         self.post_init()  # type: ignore[no-untyped-call]
 
     @classmethod
@@ -112,16 +135,22 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         text, tokenizer = load_language(language)
         resolved = encoder.resolved()
         tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]}, False)
+        image_token_id = tokenizer.get_vocab()[IMAGE_TOKEN]
+        if language.resize_embeddings:
+            make_room(text, image_token_id)
         config = VLMConfig(
             encoder=resolved.to_dict(),
             connector=connector.to_dict(),
-            language=text.config.to_dict(),
+            language=plain_architecture(text.config),
             attention=language.attention,
-            image_token_id=tokenizer.get_vocab()[IMAGE_TOKEN],
+            image_token_id=image_token_id,
+            **quantized_fields(text, [*PARTS[:2], r".*\.lora_[AB]"]),
         )
         model = cls(config)
         model.encoder.load_pretrained()
+        model.connector.load_pretrained()
         model.language_model = text
+        model.hf_quantizer = text.hf_quantizer  # saving asks it for the quantised tensors
         model.generation_config = text.generation_config
         model.generation_config.suppress_tokens = [config.image_token_id]
         model.connector.learn_words(
@@ -138,9 +167,10 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         """
         if not (folder / "config.json").is_file():
             raise CheckpointError("not a saved model: no config.json", file=str(folder))
+        placed = {"device_map": ON_CPU} if require_quantization_of(folder) else {}
         with trusting_code(trust_code):
             try:
-                return cls.from_pretrained(folder)
+                return cls.from_pretrained(folder, **placed)
             except OSError as error:
                 raise CheckpointError(str(error), file=str(folder)) from error
 
@@ -292,12 +322,11 @@ def image_layouts(encoder: Encoder, connector: Connector) -> ImageLayouts:
     layouts: dict[str, Any] = {}
     for kind in encoder.kinds:
         grid, connect = encoder.for_kind(kind).layout, connector.for_kind(kind).layout
-        one = connect(grid)
-        twice = connect(grid.model_copy(update={"depth": 2 * grid.depth})).tokens
-        layouts |= {
-            kind: one,
-            f"{kind}_per_unit": encoder.for_kind(kind).cuts and twice > one.tokens,
-        }
+        one, more = connect(grid), False
+        if encoder.for_kind(kind).cuts:
+            twice = grid.model_copy(update={"depth": 2 * grid.depth})
+            more = connect(twice).tokens > one.tokens
+        layouts |= {kind: one, f"{kind}_per_unit": more}
     return ImageLayouts(**layouts)
 
 

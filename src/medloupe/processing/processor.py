@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from pydantic import field_validator
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from medloupe.config import Config, read_yaml
@@ -16,6 +17,7 @@ from medloupe.errors import CheckpointError, MedLoupeError, PromptError
 from medloupe.imaging.transforms import Geometry, ImageTransform
 from medloupe.imaging.views import ViewTransform
 from medloupe.processing.boxes import BoxEncoding, Views
+from medloupe.processing.formats import TEMPLATE, prompt_format
 from medloupe.processing.prompt import PromptRenderer, Run, control_tokens
 from medloupe.types import Box, Conversation, ImageLayouts, ImageRef, ModelInput
 
@@ -28,14 +30,22 @@ SizeOf = Callable[[ImageRef], tuple[int, ...]]
 class ProcessorConfig(Config):
     """How files become tokens: the image transform, the box encoding, the prompt and the limit.
 
+    `prompt` is the language model's own chat template, or a format of `processing.formats` by name.
     `system` is the system message of conversations that have none (None: the template's own).
     `max_length` is in tokens, image tokens included; a longer row is an error, never cut.
     """
 
     transform: ViewTransform = ImageTransform()
     boxes: BoxEncoding = BoxEncoding()
+    prompt: str = TEMPLATE
     system: str | None = None
     max_length: int = 2048
+
+    @field_validator("prompt")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        prompt_format(name)
+        return name
 
 
 class SavedProcessor(Config):
@@ -58,7 +68,8 @@ class Processor:
     ) -> None:
         self.config, self.tokenizer = config, tokenizer
         self.layouts, self.image_token_id = layouts, image_token_id
-        self.renderer = PromptRenderer(tokenizer, system=config.system)
+        self.form = prompt_format(config.prompt)
+        self.renderer = PromptRenderer(tokenizer, system=config.system, form=self.form)
 
     @cached_property
     def end_token_ids(self) -> tuple[int, ...]:
@@ -90,7 +101,8 @@ class Processor:
         ids: list[int] = self._leading(runs)
         labels: list[int] = [IGNORE] * len(ids)
         for place, run in enumerate(runs):
-            piece = self._piece(run, size_of, first=place == 0)
+            apart = self.form.separate and place > 0 and runs[place - 1].image is not None
+            piece = self._piece(run, size_of, first=place == 0 or apart)
             ends = self._ends(runs, place)
             ids += piece + ends
             labels += piece + ends if run.learned else [IGNORE] * len(piece)
@@ -215,7 +227,7 @@ class Processor:
 
     def _ends(self, runs: list[Run], place: int) -> list[int]:
         """An end token after an answer whose template writes none."""
-        if not runs[place].learned:
+        if not runs[place].learned or not self.form.ends:
             return []
         after = runs[place + 1].text if place + 1 < len(runs) else ""
         return [] if self._closing(self._ids(after, first=False)) else [self.end_token_ids[0]]

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from medloupe.errors import PromptError
+from medloupe.processing.formats import FORMATS, TEMPLATE, PromptFormat, Run
 from medloupe.types import Box, Conversation, ImageRef, Message, Text
 
 # For tokenizers that bring no template: Vicuna's words, one message a line.
@@ -29,21 +29,18 @@ DEFAULT_TEMPLATE = (
 _MARK = re.compile("\ue000(\\d+)\ue001")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A stretch of one kind: text (learned or not), or one image."""
-
-    text: str = ""
-    learned: bool = False
-    image: ImageRef | None = None
-
-
 class PromptRenderer:
-    """Renders conversations with one tokenizer's chat template."""
+    """Renders conversations with one tokenizer's chat template, or in another format."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, system: str | None = None) -> None:
-        self.tokenizer, self.system = tokenizer, system
-        self._template = tokenizer.chat_template or DEFAULT_TEMPLATE
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        system: str | None = None,
+        form: PromptFormat = FORMATS[TEMPLATE],
+    ) -> None:
+        self.tokenizer, self.system, self.form = tokenizer, system, form
+        self._template = form.template or tokenizer.chat_template or DEFAULT_TEMPLATE
         self._rendered: dict[tuple[tuple[str, ...], bool], str] = {}
         self._control = _any_of(control_tokens(tokenizer))
         self._refuse_unstable_template()
@@ -61,12 +58,13 @@ class PromptRenderer:
         self._check(messages, conversation.id)
         roles = [m.role for m in messages]
         rendered = self._render(roles, False) if roles[-1] == "assistant" else self._prompt(roles)
-        contents = _contents(messages, box_text)
+        contents = _contents(messages, box_text, self.form)
         runs: list[Run] = []
         pieces = _MARK.split(rendered)
         for place, piece in enumerate(pieces):
             if place % 2 == 0:
-                runs.append(Run(text=piece))
+                behind_answer = place > 0 and roles[int(pieces[place - 1])] == "assistant"
+                runs.append(Run(text=piece, learned=behind_answer and not self.form.ends))
                 continue
             number = int(piece)
             if roles[number] != "assistant":
@@ -91,6 +89,13 @@ class PromptRenderer:
         roles = [message.role for message in messages if message.role != "system"]
         if any(role != ("user", "assistant")[i % 2] for i, role in enumerate(roles)):
             raise PromptError(f"roles must alternate from user: {roles}", row=row, field="messages")
+        if self.form.images == "only" and len(roles) > 2:
+            raise PromptError(
+                "this prompt format shows one caption, the conversation has more turns",
+                row=row,
+                field="messages",
+                remedy="Use another processor.prompt, or one question and answer a row",
+            )
         for message in messages:
             found = self._control.search(message.text)
             if found:
@@ -186,7 +191,9 @@ def _any_of(words: Iterable[str]) -> re.Pattern[str]:
     return re.compile("|".join(re.escape(word) for word in words) or r"(?!)")
 
 
-def _contents(messages: Sequence[Message], box_text: dict[int, str]) -> list[list[Run]]:
+def _contents(
+    messages: Sequence[Message], box_text: dict[int, str], form: PromptFormat
+) -> list[list[Run]]:
     """The parts of each message; boxes are numbered over the whole conversation."""
     contents: list[list[Run]] = []
     boxes = 0
@@ -200,7 +207,7 @@ def _contents(messages: Sequence[Message], box_text: dict[int, str]) -> list[lis
                 boxes += 1
             else:
                 parts.append(Run(image=part))
-        contents.append(parts)
+        contents.append(form.turn(parts) if message.role == "user" else parts)
     return contents
 
 

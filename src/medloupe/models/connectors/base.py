@@ -51,6 +51,13 @@ class Connector(nn.Module, abc.ABC):
         del kind
         return self
 
+    def load_pretrained(self) -> None:
+        """Load the published weights that the config names; most name none.
+
+        Raises:
+            CheckpointError: they cannot be read or do not fit.
+        """
+
     def learn_words(self, encode: Callable[[str], Sequence[int]], table_VD: torch.Tensor) -> None:
         """Take what the connector needs of the language model it is composed with: its tokenizer
         (`encode`, text to ids) and its input embeddings. Most need nothing."""
@@ -64,6 +71,13 @@ class ConnectorConfig(ComponentConfig):
         "linear": "medloupe.models.connectors.mlp:LinearConnectorConfig",
         "mlp": "medloupe.models.connectors.mlp:MLPConnectorConfig",
         "words": "medloupe.models.connectors.words:WordsConnectorConfig",
+        "grouped": "medloupe.models.connectors.grouped:GroupedConnectorConfig",
+        "pooled": "medloupe.models.connectors.pooling:PooledConnectorConfig",
+        "mean_slices": "medloupe.models.connectors.pooling:MeanSlicesConnectorConfig",
+        "attention_pooling": "medloupe.models.connectors.attention_pooling:AttentionPoolingConfig",
+        "perceiver": "medloupe.models.connectors.perceiver:PerceiverConfig",
+        "q_former": "medloupe.models.connectors.q_former:QFormerConfig",
+        "by_kind": "medloupe.models.connectors.by_kind:ByKindConnectorConfig",
     }
 
     @abc.abstractmethod

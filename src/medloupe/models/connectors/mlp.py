@@ -8,6 +8,7 @@ model sees image tokens as one line, and needs many steps to learn which of them
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -46,10 +47,7 @@ class MLPConnector(Connector):
         self.window, self.position = config.window, config.position
         sizes = [channels * config.window**2 + config.position]
         sizes += [config.hidden or width] * (config.depth - 1) + [width]
-        layers: list[nn.Module] = []
-        for inner, outer in pairwise(sizes):
-            layers += [nn.Linear(inner, outer), nn.GELU()]
-        self.layers = nn.Sequential(*layers[:-1])
+        self.layers = linear_layers(sizes)
 
     def layout(self, grid: ImageLayout) -> ImageLayout:
         window = self.window
@@ -71,6 +69,14 @@ class MLPConnector(Connector):
         tokens = tokens.to(next(self.layers.parameters()).dtype)
         projected: torch.Tensor = self.layers(tokens)
         return projected
+
+
+def linear_layers(sizes: Sequence[int]) -> nn.Sequential:
+    """Linear layers from size to size, GELU between them; linear layer k has the number 2k."""
+    layers: list[nn.Module] = []
+    for inner, outer in pairwise(sizes):
+        layers += [nn.Linear(inner, outer), nn.GELU()]
+    return nn.Sequential(*layers[:-1])
 
 
 def join_windows(tokens_NTC: torch.Tensor, layout: ImageLayout, window: int) -> torch.Tensor:
