@@ -197,7 +197,7 @@ def _component_ids(value: Any, data: Any) -> Iterator[int]:
     if isinstance(value, ComponentConfig):
         yield id(data)
     if isinstance(value, BaseModel):
-        for field in type(value).model_fields:
+        for field in type(value).model_fields.keys() & data.keys():
             yield from _component_ids(getattr(value, field), data[field])
     elif isinstance(value, Mapping):
         for key, inner in value.items():

@@ -227,13 +227,25 @@ Units = Literal["HU", "stored", "rgb"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class VoiTable:
+    """How a file wants its grey values shown (DICOM VOI LUT, PS3.3 C.11.2.1.1): 0 to 255.
+
+    A value v in the image's units is shown as `shown[round(v) - first]`; values outside of the
+    table take its first or last entry.
+    """
+
+    first: int
+    shown: NDArray[np.float32]  # [entries]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class MedicalImage:
     """Pixels with their physical meaning.
 
     `array` is `[D, H, W]` float32 (D = 1 for a radiograph) in `units` "HU" or "stored", or
     `[H, W, 3]` uint8 in "rgb". `affine` maps voxel indices (column i, row j, slice k) to RAS+ mm.
     `spacing` is (slice, row, column) in mm. `window` is (centre, width) in `units` where the file
-    has one.
+    has one, `voi_table` a table where it has that; the table then goes before the window.
     """
 
     array: NDArray[np.float32] | NDArray[np.uint8]
@@ -241,6 +253,7 @@ class MedicalImage:
     affine: NDArray[np.float64] | None = None
     spacing: tuple[float, float, float] | None = None
     window: tuple[float, float] | None = None
+    voi_table: VoiTable | None = None
     source: ImageRef | None = None
     attributes: dict[str, str] = field(default_factory=dict)
 

@@ -17,7 +17,16 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from transformers import CLIPVisionConfig, SiglipVisionConfig
+from transformers import (
+    CLIPVisionConfig,
+    ConvNextConfig,
+    Dinov2Config,
+    DINOv3ViTConfig,
+    ResNetConfig,
+    Siglip2VisionConfig,
+    SiglipVisionConfig,
+    ViTConfig,
+)
 
 import medloupe
 from medloupe.config import ComponentConfig, Config, import_class
@@ -228,10 +237,55 @@ SMALL = {
 }
 # Sizes at which an encoder is quick; the norm is read, so that no parameter is idle.
 TOWER = {"image_size": 64, "post_norm": True}
+SMALL_VIT = {"width": 32, "depth": 2, "heads": 4, "hidden": 48}
+VOLUME = {"shape": [8, 32, 32], "size": SMALL_VIT}
+CONVOLUTIONS = {
+    "resnet": ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16, 16, 32], depths=[1, 2, 1, 1]
+    ).to_diff_dict(),
+    "convnext": ConvNextConfig(
+        hidden_sizes=[8, 16, 16, 32], depths=[1, 1, 1, 1], layer_scale_init_value=0.5
+    ).to_diff_dict(),
+}
 TINY: dict[str, dict[str, Any]] = {
     "efficientnet_lite0": {"image_size": 64, "stride": 16},
     "clip": TOWER | {"architecture": CLIPVisionConfig(**SMALL).to_diff_dict()},
     "siglip": TOWER | {"architecture": SiglipVisionConfig(**SMALL).to_diff_dict()},
+    "siglip2": TOWER
+    | {"architecture": Siglip2VisionConfig(**(SMALL | {"num_patches": 4})).to_diff_dict()},
+    "dinov2": TOWER | {"architecture": Dinov2Config(**SMALL).to_diff_dict()},
+    "dinov3": TOWER | {"architecture": DINOv3ViTConfig(**SMALL).to_diff_dict()},
+    "hf_vision": TOWER | {"architecture": ViTConfig(**SMALL).to_diff_dict()},
+    "biomedclip": TOWER | {"size": SMALL_VIT},
+    "resnet": {"image_size": 64, "stride": 8, "architecture": CONVOLUTIONS["resnet"]},
+    "convnext": {"image_size": 64, "architecture": CONVOLUTIONS["convnext"], "post_norm": True},
+    "m3d_clip": VOLUME | {"native_shape": [8, 48, 32], "post_norm": True},
+    "vit3d": VOLUME,
+}
+TINY |= {
+    "scales": {"encoder": {"name": "clip"} | TINY["clip"], "scales": [64, 128]},
+    "tiles": {"encoder": {"name": "dinov2"} | TINY["dinov2"]},
+    "slices": {"encoder": {"name": "clip"} | TINY["clip"], "chunk": 2},
+    "joined": {
+        "encoders": [
+            {"name": "clip"} | TINY["clip"],
+            {"name": "biomedclip"} | TINY["biomedclip"] | {"image_size": 32},
+        ]
+    },
+    "by_kind": {
+        "image": {"name": "clip"} | TINY["clip"],
+        "volume": {"name": "vit3d"} | TINY["vit3d"],
+    },
+}
+# The shapes of one image's views where they are not one picture of 64 x 64.
+SHAPES: dict[str, Any] = {
+    "m3d_clip": (1, 8, 32, 32),
+    "vit3d": (1, 8, 32, 32),
+    "scales": (3, 128, 128),
+    "tiles": (5, 3, 64, 64),
+    "slices": (3, 3, 64, 64),
+    "joined": ((3, 64, 64), (3, 32, 32)),
+    "by_kind": (1, 8, 32, 32),
 }
 every_encoder = pytest.mark.parametrize("name", list(EncoderConfig.table))
 
@@ -239,32 +293,54 @@ every_encoder = pytest.mark.parametrize("name", list(EncoderConfig.table))
 def encoder(name: str) -> Any:
     assert name in TINY, f"give the encoder {name!r} a quick example"
     torch.manual_seed(0)
-    return EncoderConfig.parse({"name": name, **TINY[name]}).build().eval()
+    module = EncoderConfig.parse({"name": name, **TINY[name]}).build().eval()
+    return module.for_kind("volume") if "volume" in module.kinds else module
+
+
+def views(name: str, images: int) -> Any:
+    def random(shape: Any) -> Any:
+        if isinstance(shape[0], tuple):
+            return tuple(random(inner) for inner in shape)
+        return torch.randn(images, *shape)
+
+    return random(SHAPES.get(name, (3, 64, 64)))
+
+
+def one_by_one(batch: Any) -> list[Any]:
+    if isinstance(batch, tuple):
+        return list(zip(*map(one_by_one, batch), strict=True))
+    return list(batch.split(1))
 
 
 @every_encoder
 def test_an_encoder_gives_the_tokens_it_promises(name: str) -> None:
-    module = encoder(name)
+    module, batch = encoder(name), views(name, 3)
     with torch.no_grad():
-        features = module(torch.randn(3, 3, 64, 64))
-    assert features.shape == (3, module.layout.tokens, module.channels)
+        features = module(batch)
+    assert features.shape == (3, module.grid(batch).tokens, module.channels)
 
 
 @every_encoder
 def test_an_encoder_treats_each_image_alone(name: str) -> None:
-    module = encoder(name)
-    pixels = torch.randn(3, 3, 64, 64)
+    module, batch = encoder(name), views(name, 3)
     with torch.no_grad():
-        alone = torch.cat([module(one[None]) for one in pixels])
-        torch.testing.assert_close(module(pixels), alone, rtol=1e-4, atol=1e-5)
+        alone = torch.cat([module(one) for one in one_by_one(batch)])
+        torch.testing.assert_close(module(batch), alone, rtol=1e-4, atol=1e-5)
 
 
 @every_encoder
 def test_gradients_reach_every_parameter_of_an_encoder(name: str) -> None:
     module = encoder(name).train()
-    module(torch.randn(2, 3, 64, 64)).pow(3).sum().backward()
+    module(views(name, 2)).pow(3).sum().backward()
     idle = [n for n, p in module.named_parameters() if p.grad is None or not p.grad.any()]
     assert idle == []
+
+
+@every_encoder
+def test_training_mode_changes_no_feature_of_an_encoder(name: str) -> None:
+    module, batch = encoder(name), views(name, 2)
+    with torch.no_grad():
+        assert torch.equal(module.train()(batch), module.eval()(batch))
 
 
 @every_encoder

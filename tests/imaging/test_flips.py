@@ -53,7 +53,15 @@ def conversation() -> Conversation:
                     first,
                     second,
                     Text(text="Which side? "),
-                    Box(label="left nodule", x1=10, y1=20, x2=30, y2=40, image=1),
+                    Box(
+                        label="left nodule",
+                        words=("left side", "small"),
+                        x1=10,
+                        y1=20,
+                        x2=30,
+                        y2=40,
+                        image=1,
+                    ),
                 ),
             ),
             Message(role="assistant", content=(Text(text="Left."),)),
@@ -72,7 +80,8 @@ def test_a_conversation_is_mirrored_as_a_whole():
     assert mirrored.options == ("right", "left")
     assert mirrored.attributes == {"side": "right", "kind": "ring"}
     box = mirrored.messages[0].content[3]
-    assert box == Box(label="right nodule", x1=70, y1=20, x2=90, y2=40, image=1)
+    words = ("right side", "small")
+    assert box == Box(label="right nodule", words=words, x1=70, y1=20, x2=90, y2=40, image=1)
     assert mirrored.images == conversation().images
     assert flip.flip_conversation(mirrored, [(50, 50), (100, 80)]) == conversation()
 

@@ -21,14 +21,16 @@ GREY16 = RNG.integers(0, 65536, (37, 53), dtype=np.uint16)
 COLOUR = RNG.integers(0, 256, (37, 53, 3), dtype=np.uint8)
 
 
-def png(width: int, height: int, bits: int, colour: int, pixels: bytes) -> bytes:
+def png(
+    width: int, height: int, bits: int, colour: int, pixels: bytes, *, interlaced: int = 0
+) -> bytes:
     """A PNG written by hand (PNG 11.2): `pixels` are rows, each led by its filter byte."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         crc = struct.pack(">I", zlib.crc32(kind + body))
         return struct.pack(">I", len(body)) + kind + body + crc
 
-    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, interlaced)
     return (
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)
@@ -257,3 +259,24 @@ def test_real_radiographs(shared_data: Path):
         image = read_image(path)
         assert image.units == ("stored" if mode == "L" else "rgb")
         assert image.size == size
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (8, 8), (9, 17)])
+@pytest.mark.parametrize("missing", [0, 1])
+def test_rows_that_a_png_does_not_hold(tmp_path, size, missing):
+    """Pillow shows them black. Plain and interlaced (PNG 8.2), whose passes are 7 small images."""
+    pixels = np.arange(1, 1 + size[0] * size[1], dtype=np.uint8).reshape(size)
+    starts = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2))
+    passes = [pixels[row::down, column::across] for row, column, down, across in starts]
+    passes.append(pixels[1::2])
+    rows = [row for one in passes for row in one if row.size]
+    for interlaced, all_rows in ((0, list(pixels)), (1, rows)):
+        path = tmp_path / "a.png"
+        held = b"".join(b"\0" + row.tobytes() for row in all_rows[: len(all_rows) - missing])
+        path.write_bytes(png(size[1], size[0], 8, 0, held, interlaced=interlaced))
+        if missing:
+            with pytest.raises(ImageError, match="truncated") as caught:
+                read_image(path)
+            assert caught.value.fault.file == str(path)
+        else:
+            assert np.array_equal(read_image(path).array[0], pixels)

@@ -14,6 +14,7 @@ from medloupe.config import ConfigError
 from medloupe.imaging.transforms import Geometry, ImageTransform, Window
 from medloupe.types import MedicalImage
 
+SIDE = st.integers(1, 3000)
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # display values divided by 255
 
 
@@ -77,6 +78,44 @@ def test_padding_is_the_windows_black_or_the_mean():
     assert black[0, 10, 10] == 1
     grey = ImageTransform(size=20, padding="mean").apply(picture(values))
     assert np.allclose(grey[:, 0, 0], 0, atol=1e-6)
+
+
+def test_three_windows_are_three_channels_of_the_view():
+    array = np.array([[[-1000, -100], [0, 1000]]], dtype=np.float32)
+    image = MedicalImage(array=array, units="HU")
+    window = {"mode": "rgb", "channels": ["lung", "mediastinum", "bone"]}
+    view = ImageTransform(size=2, window=window, **PLAIN).apply(image)
+    for channel, name in enumerate(window["channels"]):
+        alone = ImageTransform(size=2, window=name, **PLAIN).apply(image)
+        assert np.array_equal(view[channel], alone[0])
+    assert not np.array_equal(view[0], view[1])
+
+
+@given(SIDE, SIDE, SIDE, SIDE, st.sampled_from(["pad", "crop", "stretch"]))
+def test_a_view_that_is_not_square(width, height, columns, rows, fit):
+    geometry = ImageTransform(fit=fit).geometry(width, height, view=(columns, rows))
+    assert geometry.view == (columns, rows)
+    corners = geometry.forward([[0, 0], [width, height]])
+    if fit == "pad":  # all of the image lies in the view, and fills it along one axis
+        assert corners.min() >= -1e-9
+        assert (corners[1] <= np.array([columns, rows]) + 1e-9).all()
+        assert np.isclose(corners[1] - corners[0], (columns, rows)).any()
+    elif fit == "crop":  # all of the view lies in the image
+        seen = geometry.back([[0, 0], [columns, rows]])
+        assert seen.min() >= -1e-6
+        assert (seen[1] <= np.array([width, height]) + 1e-6).all()
+        assert geometry.scale[0] == pytest.approx(geometry.scale[1], rel=1e-9)
+    else:
+        assert np.allclose(corners, [[0, 0], [columns, rows]])
+    image = picture(np.full((min(height, 40), min(width, 40)), 200))
+    view = ImageTransform(fit=fit, **PLAIN).apply(image, view=(columns % 50 + 1, rows % 50 + 1))
+    assert view.shape == (3, rows % 50 + 1, columns % 50 + 1)
+    assert np.isclose(view.max(), 200 / 255, atol=1e-5)
+
+
+def test_what_was_saved_before_is_the_same_value():
+    """Fields that came later are left out of the saved form while they are not used."""
+    assert ImageTransform().fingerprint() == "0484726343588111"
 
 
 def test_sixteen_bits_are_windowed_before_they_are_rounded():

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from medloupe.errors import ConfigError, ImageError
-from medloupe.imaging.windows import INVERTED, PADDING, SIGMOID, Window, to_display, window_of
+from medloupe.imaging.windows import (
+    HU_WINDOWS,
+    INVERTED,
+    PADDING,
+    SIGMOID,
+    Window,
+    grey_values,
+    to_display,
+    window_of,
+)
 from medloupe.types import MedicalImage, Units
 
 
@@ -79,7 +88,30 @@ def test_values_that_are_not_finite_are_black():
     assert shown(grey([np.nan, np.nan])) == [0, 0]
 
 
-@pytest.mark.parametrize("name", ["lung", "mediastinum", "bone", "brain"])
+def test_what_a_name_means_never_changes():
+    """Saved models name these: a new setting gets a new name."""
+    assert HU_WINDOWS == {
+        "lung": (-600, 1500),
+        "mediastinum": (50, 350),
+        "bone": (400, 1800),
+        "brain": (40, 80),
+        "stroke": (40, 40),
+        "subdural": (75, 215),
+        "soft_tissue": (40, 375),
+        "abdomen": (50, 400),
+        "liver": (30, 150),
+        "medm_vl": (0.5, 2001),
+    }
+
+
+def test_medm_vl_clips_to_a_thousand():
+    # -1000 to 1000 in 255 steps: 0 -> 127.5
+    image = grey([-3000, -1000, -500, 0, 500, 1000, 3000])
+    shown_there = grey_values(image, Window(mode="medm_vl"))[0]
+    assert shown_there.tolist() == [0, 0, 63.75, 127.5, 191.25, 255, 255]
+
+
+@pytest.mark.parametrize("name", list(HU_WINDOWS))
 def test_named_windows_need_hounsfield_units(name):
     with pytest.raises(ImageError, match="is in HU"):
         window_of(grey([1, 2], units="stored"), Window(mode=name))
@@ -93,6 +125,43 @@ def test_named_windows_on_air_fat_water_and_bone():
     assert shown(image, mode="mediastinum") == [0, 18, 91, 255]
     # bone: c = 400, w = 1800 runs from -500 to 1299
     assert shown(image, mode="bone") == [0, 57, 71, 213]
+
+
+def test_three_windows_make_three_channels():
+    image = grey([-1000, -100, 0, 1000])
+    window = Window.parse({"mode": "rgb", "channels": ["lung", "mediastinum", "bone"]})
+    planes = to_display(image, window)
+    assert planes.shape == (1, 4, 3)
+    for channel, name in enumerate(("lung", "mediastinum", "bone")):
+        assert planes[0, :, channel].tolist() == shown(image, mode=name)
+    assert Window.parse(window.to_dict()) == window
+    assert window.fingerprint() != Window().fingerprint()
+    custom = {"mode": "custom", "centre": 10, "width": 20}
+    mixed = Window.parse({"mode": "rgb", "channels": ["full", custom, "brain"]})
+    assert to_display(image, mixed)[0, :, 1].tolist() == shown(image, **custom)
+
+
+def test_a_window_saved_before_there_were_three_is_the_same_value():
+    before = {"mode": "lung", "centre": None, "width": None}
+    assert Window.parse(before).to_dict() == before
+    assert Window().fingerprint() == "7e9e635fb3f5a67a"
+
+
+def test_litegpt_by_hand():
+    # (x - 100) / 200 * 127.5 + 127.5, cut off: 0 -> 63.75, 100 -> 127.5, 200 -> 191.25
+    image = grey([-1000, 0, 100, 200, 1000], window=(100.0, 200.0))
+    assert shown(image, mode="litegpt") == [0, 63, 127, 191, 255]
+    assert shown(image) == [0, 0, 128, 255, 255]  # the standard's function uses all greys
+    inverted = grey([0, 100, 200], window=(100.0, 200.0), attributes={INVERTED: "true"})
+    assert shown(inverted, mode="litegpt") == [191, 127, 63]
+
+
+def test_litegpt_without_a_window_is_mean_and_range():
+    # mean 2.5, range 10: (0 - 2.5) / 10 * 127.5 + 127.5 = 95.6
+    assert shown(grey([0, 0, 0, 10], units="stored"), mode="litegpt") == [95, 95, 95, 223]
+    assert shown(grey([7, 7], units="stored"), mode="litegpt") == [127, 127]
+    assert shown(grey([np.nan, 0, 10]), mode="litegpt") == [0, 63, 191]
+    assert shown(grey([np.nan]), mode="litegpt") == [0]
 
 
 def test_colour_is_shown_as_it_is():
@@ -116,6 +185,10 @@ def test_a_volume_shows_its_middle_slice():
         ({"mode": "custom"}, "needs centre and width"),
         ({"mode": "lung", "centre": 1.0}, "has its own centre"),
         ({"mode": "custom", "centre": 1.0, "width": 0.5}, "at least 1"),
+        ({"mode": "rgb"}, "needs three windows"),
+        ({"mode": "lung", "channels": ["lung", "bone", "brain"]}, "no other mode has them"),
+        ({"mode": "rgb", "channels": ["lung", "bone"]}, "channels"),
+        ({"mode": "rgb", "channels": ["lung", "bone", "rgb"]}, "needs three windows"),
     ],
 )
 def test_windows_that_mean_nothing_are_refused(fields, message):

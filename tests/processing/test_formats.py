@@ -176,7 +176,9 @@ def test_a_system_message_takes_the_place_of_the_formats_own(tiny: ModuleType) -
 
 
 def test_an_unknown_format_answers_with_the_near_one() -> None:
-    with pytest.raises(ConfigError, match=r"unknown prompt format 'vicuna'; did you mean 'vicuna_v1'"):
+    with pytest.raises(
+        ConfigError, match=r"unknown prompt format 'vicuna'; did you mean 'vicuna_v1'"
+    ):
         ProcessorConfig.parse({"prompt": "vicuna"})
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from medloupe.data.dataset import Progress, image_path
-from medloupe.data.rows import all_rows, images_of
-from medloupe.data.store import take_file
+from medloupe.data.rows import all_rows, images_of, with_images
+from medloupe.data.store import take_path
 from medloupe.errors import DataError, MedLoupeError
-from medloupe.imaging.read import sha256_file
-from medloupe.types import Conversation, ImageRef, Message, Record
+from medloupe.imaging.read import sha256_path
+from medloupe.types import Conversation, ImageRef, Record
 
 Images = Literal["copy", "reference"]
 """Copy the files into the data set, or name them by their absolute path where they lie."""
@@ -49,24 +49,24 @@ def adopt_rows(
         return ref.model_copy(update={"uri": uri, "sha256": sha256})
 
     return (
-        tuple(_conversation_with(row, renew) for row in conversations),
-        tuple(_record_with(row, renew) for row in records),
+        tuple(with_images(row, renew) for row in conversations),
+        tuple(with_images(row, renew) for row in records),
     )
 
 
 def _adopt_file(
     ref: ImageRef, row: str, source: Path, out: Path, images: Images, folder: str
 ) -> tuple[str, str]:
-    """The uri and the SHA-256 of one file, once it is where it belongs."""
+    """The uri and the SHA-256 of one file or series folder, once it is where it belongs."""
     path = image_path(source, ref.uri)
     if images == "reference":
         try:
-            uri, sha256 = path.resolve().as_posix(), sha256_file(path)
+            uri, sha256 = path.resolve().as_posix(), sha256_path(path)
         except MedLoupeError as error:
             raise DataError.of(error.at(row=row).fault) from None
     else:
-        uri = _name_inside(ref.uri, folder)
-        sha256 = take_file(path, image_path(out, uri), row=row)
+        uri = name_inside(ref.uri, folder)
+        sha256 = take_path(path, image_path(out, uri), row=row)
     if ref.sha256 is not None and ref.sha256.lower() != sha256:
         raise DataError(
             f"the file is not the one the row means (sha256 {sha256[:12]}...)",
@@ -77,25 +77,9 @@ def _adopt_file(
     return uri, sha256
 
 
-def _name_inside(uri: str, folder: str) -> str:
+def name_inside(uri: str, folder: str) -> str:
     """A relative name that cannot leave the data set."""
     name = PurePosixPath(uri)
     if name.is_absolute() or ".." in name.parts:
         return f"images/{hashlib.sha256(uri.encode()).hexdigest()[:12]}-{name.name}"
     return str(PurePosixPath(folder) / name)
-
-
-def _conversation_with(row: Conversation, renew: Callable[[ImageRef], ImageRef]) -> Conversation:
-    messages = tuple(_message_with(message, renew) for message in row.messages)
-    return row.model_copy(update={"messages": messages})
-
-
-def _message_with(message: Message, renew: Callable[[ImageRef], ImageRef]) -> Message:
-    content = tuple(renew(p) if isinstance(p, ImageRef) else p for p in message.content)
-    return message.model_copy(update={"content": content})
-
-
-def _record_with(row: Record, renew: Callable[[ImageRef], ImageRef]) -> Record:
-    images = tuple(renew(ref) for ref in row.images)
-    masks = tuple(renew(ref) for ref in row.masks)
-    return row.model_copy(update={"images": images, "masks": masks})

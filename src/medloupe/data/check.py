@@ -24,7 +24,7 @@ from medloupe.data.dataset import (
     read_rows,
 )
 from medloupe.errors import Fault, ImageError, MedLoupeError
-from medloupe.imaging.read import read_image, sha256_file
+from medloupe.imaging.read import read_ref, sha256_path
 from medloupe.types import Conversation, ImageRef, Record
 
 # Below this many images, starting workers takes longer than reading.
@@ -132,10 +132,10 @@ def _look(job: tuple[ImageRef, Path]) -> _Seen:
     path = image_path(root, ref.uri)
     sha256, faults = None, []
     try:
-        sha256 = sha256_file(path)
+        sha256 = sha256_path(path)
         if ref.sha256 is not None and sha256 != ref.sha256.lower():
             faults.append(_changed(path, ref.sha256, sha256))
-        image = read_image(path, frame=ref.frame, kind=ref.kind)
+        image = read_ref(ref.model_copy(update={"sha256": None}), root)
     except MedLoupeError as error:
         return _Seen(sha256=sha256, faults=(*faults, error.at(file=str(path)).fault))
     depth = 1 if image.units == "rgb" else image.array.shape[0]

@@ -6,13 +6,15 @@ Each function looks at everything and returns every fault; none raises.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from medloupe.errors import Fault
-from medloupe.types import Box, Conversation, ImageRef, Record, Text
+from medloupe.types import Box, Conversation, ImageRef, Message, Record, Text
 
 Row = Conversation | Record
+AnyRow = TypeVar("AnyRow", Conversation, Record)
 Broken = tuple[str, str, str]
 """A broken rule, its remedy, and the field where it stands."""
 
@@ -77,6 +79,21 @@ def images_of(row: Row) -> list[tuple[str, ImageRef]]:
         images = [(f"images.{i}", ref) for i, ref in enumerate(row.images)]
         return images + [(f"masks.{i}", ref) for i, ref in enumerate(row.masks)]
     return [(field, part) for field, part in _parts_of(row) if isinstance(part, ImageRef)]
+
+
+def with_images(row: AnyRow, renew: Callable[[ImageRef], ImageRef]) -> AnyRow:
+    """The row with every image (and mask) replaced."""
+    if isinstance(row, Record):
+        images = tuple(renew(ref) for ref in row.images)
+        masks = tuple(renew(ref) for ref in row.masks)
+        return row.model_copy(update={"images": images, "masks": masks})
+    messages = tuple(_message_with(message, renew) for message in row.messages)
+    return row.model_copy(update={"messages": messages})
+
+
+def _message_with(message: Message, renew: Callable[[ImageRef], ImageRef]) -> Message:
+    content = tuple(renew(p) if isinstance(p, ImageRef) else p for p in message.content)
+    return message.model_copy(update={"content": content})
 
 
 def _parts_of(row: Conversation) -> Iterator[tuple[str, Text | ImageRef | Box]]:

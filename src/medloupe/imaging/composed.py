@@ -14,7 +14,7 @@ from medloupe.imaging.geometry import Geometry
 from medloupe.imaging.resample import resample
 from medloupe.imaging.slices import SliceSelection
 from medloupe.imaging.transforms import ImageTransform
-from medloupe.imaging.views import Arrays, ViewTransform
+from medloupe.imaging.views import Arrays, ViewTransform, is_plane, single
 from medloupe.imaging.windows import Window, grey_values, to_display
 from medloupe.types import MedicalImage
 
@@ -39,17 +39,20 @@ class SlicesTransform(ViewTransform):
             raise ValueError("slices of a view are chosen by count, not by every_mm")
         return self
 
-    def apply(self, image: MedicalImage) -> Arrays:
+    def display(self, image: MedicalImage) -> Arrays:
         if is_plane(image):
-            return self.transform.apply(image)[None]
+            return self.transform.display(image)[None]
         indices = self.selection.plan_of(image).indices
-        return np.stack([self.transform.apply(image, index=index) for index in indices])
+        return np.stack([self.transform.display(image, index=index) for index in indices])
+
+    def normalise(self, display: Arrays) -> Arrays:
+        return np.stack([self.transform.normalise(one) for one in single(display)])
 
     def geometry(self, width: int, height: int) -> Geometry:
         return self.transform.geometry(width, height)
 
-    def display(self, image: MedicalImage) -> NDArray[np.uint8]:
-        return self.transform.display(image)
+    def shown(self, image: MedicalImage) -> NDArray[np.uint8]:
+        return self.transform.shown(image)
 
     def units(self, size: tuple[int, ...]) -> int:
         return self.selection.plan(size[2]).count if len(size) == 3 else 1
@@ -70,7 +73,7 @@ class VolumeTransform(ViewTransform):
     mean: float = 0.0
     std: Positive = 1.0
 
-    def apply(self, image: MedicalImage) -> Arrays:
+    def display(self, image: MedicalImage) -> Arrays:
         if is_plane(image):
             raise ImageError(
                 "a volume is wanted and this is one 2D image",
@@ -79,16 +82,19 @@ class VolumeTransform(ViewTransform):
             )
         shown = [grey_values(image, self.window, index=k) for k in range(len(image.array))]
         volume = dataclasses.replace(image, array=np.stack(shown), units="stored")
-        resized = resample(volume, size=self.shape, smooth=self.smooth).array
-        view: NDArray[np.float32] = (resized / np.float32(255) - self.mean) / self.std
-        return view.astype(np.float32)[None]
+        return resample(volume, size=self.shape, smooth=self.smooth).array.astype(np.float32)[None]
+
+    def normalise(self, display: Arrays) -> Arrays:
+        view: NDArray[np.float32] = single(display) * np.float32(1 / (255 * self.std))
+        view -= np.float32(self.mean / self.std)
+        return view
 
     def geometry(self, width: int, height: int) -> Geometry:
         _, rows, columns = self.shape
         scale = columns / width, rows / height
         return Geometry(original=(width, height), view=(columns, rows), scale=scale)
 
-    def display(self, image: MedicalImage) -> NDArray[np.uint8]:
+    def shown(self, image: MedicalImage) -> NDArray[np.uint8]:
         return to_display(image, self.window)
 
 
@@ -98,39 +104,47 @@ class SeveralTransform(ViewTransform):
     version: Literal[1] = 1
     transforms: tuple[ViewTransform, ...] = Field(min_length=1)
 
-    def apply(self, image: MedicalImage) -> Arrays:
-        return tuple(transform.apply(image) for transform in self.transforms)
+    def display(self, image: MedicalImage) -> Arrays:
+        return tuple(transform.display(image) for transform in self.transforms)
+
+    def normalise(self, display: Arrays) -> Arrays:
+        assert isinstance(display, tuple)
+        pairs = zip(self.transforms, display, strict=True)
+        return tuple(transform.normalise(one) for transform, one in pairs)
 
     def geometry(self, width: int, height: int) -> Geometry:
         return self.transforms[0].geometry(width, height)
 
-    def display(self, image: MedicalImage) -> NDArray[np.uint8]:
-        return self.transforms[0].display(image)
+    def shown(self, image: MedicalImage) -> NDArray[np.uint8]:
+        return self.transforms[0].shown(image)
 
 
 class ByKindTransform(ViewTransform):
-    """`image` for 2D images, `volume` for volumes."""
+    """`image` for 2D images, `volume` for volumes. A display remembers its kind by its place:
+    `(display, ())` or `((), display)`."""
 
     version: Literal[1] = 1
     image: ViewTransform
     volume: ViewTransform
 
-    def apply(self, image: MedicalImage) -> Arrays:
-        return self._of(image).apply(image)
+    def display(self, image: MedicalImage) -> Arrays:
+        display = self._of(image).display(image)
+        return (display, ()) if is_plane(image) else ((), display)
+
+    def normalise(self, display: Arrays) -> Arrays:
+        assert isinstance(display, tuple)
+        plane, volume = display
+        is_volume = isinstance(plane, tuple) and not plane
+        return self.volume.normalise(volume) if is_volume else self.image.normalise(plane)
 
     def geometry(self, width: int, height: int) -> Geometry:
         return self.image.geometry(width, height)
 
-    def display(self, image: MedicalImage) -> NDArray[np.uint8]:
-        return self._of(image).display(image)
+    def shown(self, image: MedicalImage) -> NDArray[np.uint8]:
+        return self._of(image).shown(image)
 
     def units(self, size: tuple[int, ...]) -> int:
         return (self.volume if len(size) == 3 else self.image).units(size)
 
     def _of(self, image: MedicalImage) -> ViewTransform:
         return self.image if is_plane(image) else self.volume
-
-
-def is_plane(image: MedicalImage) -> bool:
-    """Whether it was asked for as a 2D image. A volume may have one slice."""
-    return image.source.kind == "image" if image.source else image.units == "rgb" or len(image.array) == 1

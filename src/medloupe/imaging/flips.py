@@ -60,13 +60,17 @@ class HorizontalFlip(Config):
         """Columns reversed."""
         return Geometry.mirror((width, height))
 
+    def allows(self, image: MedicalImage) -> bool:
+        """False where the affine says that columns do not run between the patient's sides."""
+        return image.affine is None or int(np.argmax(np.abs(image.affine[:3, 0]))) == 0
+
     def apply(self, image: MedicalImage) -> MedicalImage:
         """The mirrored image, with the same affine: the patient is mirrored, not the scanner.
 
         Raises:
             ImageError: the affine says that columns do not run between the patient's sides.
         """
-        if image.affine is not None and np.argmax(np.abs(image.affine[:3, 0])) != 0:
+        if not self.allows(image):
             raise ImageError(
                 "the columns of this image do not run between left and right (a sagittal view?)",
                 remedy="Leave such images out of the flip",
@@ -124,7 +128,8 @@ class HorizontalFlip(Config):
                 field="image",
             )
         mirrored = self.geometry(*sizes[part.image]).forward_box(part)
-        return mirrored.model_copy(update={"label": swap_sides(part.label)})
+        words = tuple(swap_sides(word) for word in part.words)
+        return mirrored.model_copy(update={"label": swap_sides(part.label), "words": words})
 
 
 def _mirror_word(word: str) -> str:

@@ -1,8 +1,11 @@
-"""Rules that every image format shares: how large a file may be, and which frame is meant."""
+"""Rules that every image format shares: how large a file may be, which frame is meant, what fits."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from medloupe.errors import ImageError
 
@@ -10,6 +13,7 @@ from medloupe.errors import ImageError
 # that claims more is refused before anything is allocated (decompression bombs).
 MAX_PIXELS: Final = 2**27
 MAX_VOXELS: Final = 2**30
+_EXACT_IN_FLOAT32: Final = 2**24  # integers up to here are float32 numbers
 
 
 def check_size(name: str, width: int, height: int, depth: int = 1) -> None:
@@ -57,3 +61,26 @@ def choose_frame(name: str, frame: int | None, count: int, *, what: str) -> int:
             field="frame",
         )
     return chosen
+
+
+def exact_float32(values: NDArray[Any], name: str) -> NDArray[np.float32]:
+    """`values` as contiguous float32, without a copy where they are that already.
+
+    Raises:
+        ImageError: they are no real numbers, or integers that float32 would merge.
+    """
+    if values.dtype.kind not in "biuf":
+        raise ImageError(
+            f"pixels of type {values.dtype} are not real numbers",
+            remedy="Convert the file to one real number a pixel",
+            file=name,
+        )
+    if values.dtype.kind in "iu" and values.dtype.itemsize > 2 and values.size:
+        lowest, highest = int(values.min()), int(values.max())
+        if max(-lowest, highest) > _EXACT_IN_FLOAT32:
+            raise ImageError(
+                f"integers from {lowest} to {highest} do not fit float32 without loss",
+                remedy="Rescale them below 2^24 and keep the factor",
+                file=name,
+            )
+    return np.ascontiguousarray(values, dtype=np.float32)

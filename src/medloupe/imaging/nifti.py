@@ -10,34 +10,25 @@ comes out as one slice, superior at the top, the patient's right (or anterior) a
 
 from __future__ import annotations
 
-import gzip
-import io
 import math
-import zlib
 from typing import Any, Final, Literal
 
 import nibabel
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
-from nibabel.orientations import (
-    apply_orientation,
-    axcodes2ornt,
-    inv_ornt_aff,
-    io_orientation,
-    ornt_transform,
-)
-from nibabel.spatialimages import HeaderDataError, ImageDataError
+from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from medloupe.errors import ImageError
+from medloupe.imaging.inflate import INFLATE_ERRORS, inflate
 from medloupe.imaging.limits import check_size, choose_frame
+from medloupe.imaging.orientation import spacing_of, to_display_order
 from medloupe.types import ImageRef, MedicalImage
 
 _BROKEN: Final = (
-    EOFError,
+    *INFLATE_ERRORS,
     HeaderDataError,
-    ImageDataError,
     ImageFileError,
     LookupError,
     MemoryError,
@@ -46,12 +37,8 @@ _BROKEN: Final = (
     TypeError,
     ValueError,
     WrapStructError,
-    zlib.error,
 )
 _LARGEST_EXTENSIONS: Final = 2**26  # bytes between header and voxels
-# Directions of increasing (i, j, k) for a volume or an axial, a coronal and a sagittal plane, by
-# the world axis (R, A, S) that the slices stack along.
-_DIRECTIONS: Final = {2: ("L", "P", "S"), 1: ("L", "I", "P"), 0: ("P", "I", "L")}
 
 
 def decode_nifti(
@@ -67,17 +54,23 @@ def decode_nifti(
             voxels that are not real numbers.
     """
     try:
-        image = _parse(data, name)
-        values, affine = _values(image, name, frame if kind == "volume" else None)
-        spacing = [float(abs(zoom)) for zoom in image.header.get_zooms()[:3]]
+        header, inflated = _parse(data, name)
+        stored = _stored(header, inflated, name, frame if kind == "volume" else None)
+        spacing = [float(abs(zoom)) for zoom in header.get_zooms()[:3]]
         spacing += [1.0] * (3 - len(spacing))
-        if affine is None:
-            array, turned = np.transpose(values, (2, 1, 0)), None
-            sides = (spacing[2], spacing[1], spacing[0])
+        turned: NDArray[np.float64] | None = None
+        if header["qform_code"] > 0 or header["sform_code"] > 0:
+            affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+            array, turned = to_display_order(stored, affine, name)
+            sides = spacing_of(turned)
         else:
-            array, turned = _reorient(values, affine, name)
-            lengths = np.linalg.norm(turned[:3, :3], axis=0)
-            sides = (float(lengths[2]), float(lengths[1]), float(lengths[0]))
+            array, sides = np.transpose(stored, (2, 1, 0)), (spacing[2], spacing[1], spacing[0])
+        if kind == "image":
+            index = choose_frame(name, frame, array.shape[0], what="slices")
+            array = array[index : index + 1]
+            if turned is not None:
+                turned[:3, 3] += index * turned[:3, 2]
+        values = _scaled(array, *header.get_slope_inter())
     except ImageError:
         raise
     except _BROKEN as error:
@@ -86,14 +79,8 @@ def decode_nifti(
             remedy="Fetch or export the file again",
             file=name,
         ) from error
-    if kind == "image":
-        index = choose_frame(name, frame, array.shape[0], what="slices")
-        array = array[index : index + 1]
-        if turned is not None:
-            turned = turned.copy()
-            turned[:3, 3] += index * turned[:3, 2]
     return MedicalImage(
-        array=np.ascontiguousarray(array),
+        array=values,
         units="stored",
         affine=turned,
         spacing=sides,
@@ -102,25 +89,22 @@ def decode_nifti(
     )
 
 
-def _parse(data: bytes, name: str) -> Any:
-    """The image; a gzip stream is inflated only as far as its header says it reaches."""
+def _parse(data: bytes, name: str) -> tuple[Any, bytes | memoryview]:
+    """The checked header and the inflated file. (nibabel is untyped.)
+
+    A gzip stream is inflated only as far as its header says it reaches.
+    """
     if data[:2] != b"\x1f\x8b":
-        header = _header(data, name)
-        return _image_class(header).from_bytes(data)
-    with gzip.open(io.BytesIO(data)) as stream:
-        start = stream.read(nibabel.Nifti2Header.sizeof_hdr + 4)
-        header = _header(start, name)
-        voxels = math.prod(int(length) for length in header.get_data_shape())
-        end = int(header["vox_offset"]) + voxels * header.get_data_dtype().itemsize
-        wanted = max(0, end - len(start))
-        body = stream.read(wanted)
-        stream.read(65536)  # reach the trailer, so that gzip compares its checksum
-    return _image_class(header).from_bytes(start + body)
+        return _header(data, name), data
+    peek = nibabel.Nifti2Header.sizeof_hdr
+    inflated = inflate(data, peek, lambda start: _end(_header(start, name)))
+    return _header(bytes(inflated[:peek]), name), inflated
 
 
-def _image_class(header: Any) -> Any:
-    """The image class of a header. (nibabel is untyped.)"""
-    return nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
+def _end(header: Any) -> int:
+    """The byte behind the last voxel."""
+    voxels = math.prod(int(length) for length in header.get_data_shape())
+    return int(header["vox_offset"]) + voxels * int(header.get_data_dtype().itemsize)
 
 
 def _header(start: bytes, name: str) -> Any:
@@ -150,20 +134,16 @@ def _header(start: bytes, name: str) -> Any:
     return header
 
 
-def _values(
-    image: Any, name: str, time: int | None
-) -> tuple[NDArray[np.float32], NDArray[np.float64] | None]:
-    """`[i, j, k]` float32, scaled by scl_slope and scl_inter, and the affine of that order.
-
-    The affine is None where neither qform nor sform is set: such a file does not know its sides.
-    """
-    if image.get_data_dtype().kind not in "iuf":
+def _stored(header: Any, data: bytes | memoryview, name: str, time: int | None) -> NDArray[Any]:
+    """`[i, j, k]` as stored, a view of `data`."""
+    dtype = header.get_data_dtype()
+    if dtype.kind not in "iuf":
         raise ImageError(
-            f"voxels of type {image.header.get_value_label('datatype')!r} are not real numbers",
+            f"voxels of type {header.get_value_label('datatype')!r} are not real numbers",
             remedy="Convert the file to one real number a voxel",
             file=name,
         )
-    shape = image.shape
+    shape = tuple(int(length) for length in header.get_data_shape())
     points = math.prod(shape[3:])
     if any(length > 1 for length in shape[4:]):
         raise ImageError(f"{len(shape)} dimensions {shape} are not a volume", file=name)
@@ -175,28 +155,25 @@ def _values(
             field="frame",
         )
     chosen = choose_frame(name, time, points, what="volumes")
-    proxy = image.dataobj
-    index = (..., chosen, *(0 for _ in shape[4:])) if len(shape) > 3 else ...
-    values = np.asarray(proxy[index], dtype=np.float32)
-    values = values.reshape((*values.shape, 1, 1)[:3])
-    coded = image.header["qform_code"] > 0 or image.header["sform_code"] > 0
-    return values, np.asarray(image.affine, dtype=np.float64) if coded else None
+    if len(data) < _end(header):
+        raise EOFError(f"{len(data)} bytes, and the header says {_end(header)}")
+    voxels = math.prod(shape[:3])
+    offset = int(header["vox_offset"]) + chosen * voxels * dtype.itemsize
+    flat = np.frombuffer(data, dtype=dtype, count=voxels, offset=offset)
+    return flat.reshape((*shape[:3], 1, 1)[:3], order="F")
 
 
-def _reorient(
-    values: NDArray[np.float32], affine: NDArray[np.float64], name: str
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """`[i, j, k]` in the file's order to `[k, j, i]` in ours, with its affine."""
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
-        raise ImageError(
-            "the affine has no inverse, so the sides of the patient are unknown",
-            remedy="Repair sform or qform, or set both codes to 0",
-            file=name,
-        )
-    stored = io_orientation(affine)
-    world_lengths = {int(axis): values.shape[i] for i, (axis, _) in enumerate(stored)}
-    planes = [axis for axis, length in world_lengths.items() if length == 1]
-    stacked = planes[0] if len(planes) == 1 else 2
-    turn = ornt_transform(stored, axcodes2ornt(_DIRECTIONS[stacked]))
-    turned = affine @ inv_ornt_aff(turn, values.shape)
-    return np.transpose(apply_orientation(values, turn), (2, 1, 0)), turned
+def _scaled(array: NDArray[Any], slope: float | None, inter: float | None) -> NDArray[np.float32]:
+    """`stored * slope + inter` as nibabel computes it, in float64, then contiguous float32.
+
+    Plane by plane: no volume of float64 is made, and the reversal of axes stays in the cache.
+    """
+    factor, shift = 1.0 if slope is None else slope, 0.0 if inter is None else inter
+    values = np.empty(array.shape, dtype=np.float32)
+    for plane, scaled in zip(array, values, strict=True):
+        upright = np.ascontiguousarray(plane)
+        if (factor, shift) == (1.0, 0.0):
+            scaled[:] = upright
+        else:
+            scaled[:] = upright.astype(np.float64) * factor + shift
+    return values

@@ -20,12 +20,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from medloupe.errors import ImageError
-from medloupe.imaging.limits import check_size, choose_frame
+from medloupe.imaging.inflate import INFLATE_ERRORS, inflated_size
+from medloupe.imaging.limits import check_size, choose_frame, exact_float32
 from medloupe.imaging.windows import INVERTED
 from medloupe.types import ImageRef, MedicalImage
 
 # What Pillow raises for a broken file, by experiment with cut and altered files.
 _BROKEN: Final = (
+    *INFLATE_ERRORS,
     OSError,
     SyntaxError,
     ValueError,
@@ -45,8 +47,18 @@ _GREY: Final = {"1", "L", "I;16", "I;16B", "I;16L", "I", "F"}
 _COLOUR: Final = {"RGB", "RGBA", "RGBX", "LA", "La", "P", "PA", "YCbCr", "CMYK", "RGBa"}
 _IDENTITY_WINDOW: Final = (128.0, 256.0)
 _BITS_PER_SAMPLE: Final = 258
+_PNG_CHANNELS: Final = {2: 3, 4: 2, 6: 4}  # by colour type, where more than one (PNG 11.2.1)
+# (first column, first row, columns apart, rows apart) of each pass of an interlaced PNG (8.2)
+_ADAM7: Final = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)
 _PHOTOMETRIC: Final = 262
-_EXACT_IN_FLOAT32: Final = 2**24
 
 
 def decode_raster(
@@ -62,6 +74,8 @@ def decode_raster(
             check_size(name, *picture.size)
             _refuse_deep_colour(picture, data, name)
             _refuse_missing_end(picture, data, name)
+            if picture.format == "PNG":
+                _refuse_short_png(data, name)
             pages = _pages(picture)
             if kind == "volume" and pages > 1:
                 return _stack(picture, pages, name)
@@ -137,15 +151,7 @@ def _grey(picture: Image.Image, name: str) -> tuple[NDArray[np.float32], dict[st
     inverted = tags.get(_PHOTOMETRIC) == 0 and picture.mode not in ("1", "L")
     upright = _upright(picture)
     pixels = np.asarray(upright.convert("L") if upright.mode == "1" else upright)
-    if pixels.dtype.kind in "iu" and pixels.dtype.itemsize > 2:
-        lowest, highest = int(pixels.min()), int(pixels.max())
-        if max(-lowest, highest) > _EXACT_IN_FLOAT32:
-            raise ImageError(
-                f"32-bit values from {lowest} to {highest} do not fit float32 without loss",
-                remedy="Rescale them below 2^24 and keep the factor",
-                file=name,
-            )
-    return pixels.astype(np.float32), {INVERTED: "true"} if inverted else {}
+    return exact_float32(pixels, name), {INVERTED: "true"} if inverted else {}
 
 
 def _colour(picture: Image.Image) -> NDArray[np.uint8]:
@@ -198,3 +204,38 @@ def _refuse_missing_end(picture: Image.Image, data: bytes, name: str) -> None:
             remedy="Fetch the file again",
             file=name,
         )
+
+
+def _refuse_short_png(data: bytes, name: str) -> None:
+    """All rows must be there: Pillow fills up with black where the stream ends early (PNG 10.1)."""
+    if data[12:16] != b"IHDR":
+        raise ImageError(
+            "broken or truncated image: the header is not the first chunk (PNG 5.6)",
+            remedy="Fetch or export the file again",
+            file=name,
+        )
+    width, height, bits, colour, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
+    pixel = bits * _PNG_CHANNELS.get(colour, 1)
+    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    needed = 0
+    for left, top, across, down in passes:
+        columns, rows = -((left - width) // across), -((top - height) // down)
+        needed += rows * (1 + -(-columns * pixel // 8)) if columns > 0 and rows > 0 else 0
+    held = inflated_size(_png_stream(data), needed)
+    if held < needed:
+        raise ImageError(
+            f"truncated: {width} x {height} pixels are {needed} bytes, and there are {held}",
+            remedy="Fetch or export the file again",
+            file=name,
+        )
+
+
+def _png_stream(data: bytes) -> bytes:
+    """The content of the image data chunks (PNG 11.2.3), joined."""
+    found, at = [], 8
+    while at + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, at)
+        if data[at + 4 : at + 8] == b"IDAT":
+            found.append(data[at + 8 : at + 8 + length])
+        at += 12 + length
+    return b"".join(found)

@@ -8,12 +8,33 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import mmap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
 
 from medloupe.errors import ImageError
+from medloupe.imaging.dicom import SIGNATURE_BYTES, looks_like_dicom
+from medloupe.imaging.files import (
+    folder_files,
+    sha256_file,
+    sha256_folder,
+    sha256_path,
+    unreadable,
+)
+from medloupe.imaging.hounsfield import check_hounsfield
 from medloupe.types import ImageRef, MedicalImage
+
+__all__ = [
+    "check_sha256",
+    "folder_files",
+    "read_image",
+    "read_ref",
+    "sha256_file",
+    "sha256_folder",
+    "sha256_path",
+    "unreadable",
+]
 
 Kind = Literal["image", "volume"]
 Decoder = Callable[[bytes, str, int | None, Kind], MedicalImage]
@@ -27,8 +48,9 @@ _RASTER: Final = (
     b"MM\0+",  # BigTIFF
 )
 _GZIP: Final = b"\x1f\x8b"
-# A DICOM data set without preamble starts with group 0002 or 0008, in either byte order.
-_BARE_DICOM: Final = (b"\x02\0", b"\x08\0", b"\0\x08")
+NPY: Final = b"\x93NUMPY"
+NRRD: Final = b"NRRD000"
+_NO_MODALITY: Final = ("NIfTI", "NRRD", "NPY")
 # Common files that are taken for images: what to do with them.
 _FOREIGN: Final = (
     (b"version https://git-lfs", "a Git LFS pointer, not the image", "Run: git lfs pull"),
@@ -41,76 +63,110 @@ _FOREIGN: Final = (
 )
 
 
-def read_image(path: Path, *, frame: int | None = None, kind: Kind = "image") -> MedicalImage:
-    """Read PNG, JPEG, TIFF, DICOM or NIfTI (`.nii`, `.nii.gz`).
+def read_image(
+    path: Path,
+    *,
+    frame: int | None = None,
+    kind: Kind = "image",
+    series: str | None = None,
+    check_units: bool = True,
+) -> MedicalImage:
+    """Read PNG, JPEG, TIFF, DICOM, NIfTI (`.nii`, `.nii.gz`), NRRD or NPY.
 
     Grey pixels become `[D, H, W]` float32 in "stored" values ("HU" for a rescaled CT), colour
     `[H, W, 3]` uint8 in "rgb". `kind="image"` gives one plane: D = 1, and a file of several frames,
-    pages or slices needs `frame`. `kind="volume"` gives them all.
+    pages or slices needs `frame`. `kind="volume"` gives them all; where several images lie at one
+    place (time points, echoes), `frame` chooses. A folder is one DICOM series, or holds the one
+    whose Series Instance UID is `series` (`dicom.series.read_series` also tells how it was read).
+
+    `check_units=False` lets a CT pass whose values cannot be HU (`check_hounsfield`).
 
     Raises:
         ImageError: the file is missing, not an image, truncated, empty, too large, holds several
-            frames where one is asked for, or colour of more than 8 bits per channel.
+            frames where one is asked for, colour of more than 8 bits per channel, or a CT that was
+            rescaled twice or never; a series with gaps or other faults.
+        MissingExtraError: the pixels need a decoder that is not installed.
     """
-    return _decode(_load(path), str(path), frame, kind)
+    if path.is_dir():
+        image = _read_folder(path, frame, kind, series)
+    else:
+        image = _decode(_load(path), str(path), frame, kind)
+    if check_units:
+        check_hounsfield(image, str(path))
+    return image
 
 
 def read_ref(ref: ImageRef, root: Path) -> MedicalImage:
     """Read what `ref` points at; a relative `uri` is below `root`. `source` is the ref itself.
 
-    A NIfTI file does not know its modality: where the ref says CT, its values are HU.
+    NIfTI, NRRD and NPY do not know their modality: where the ref says CT, their values are HU. The
+    uri of a DICOM series is its folder, with `series` where that holds several.
 
     Raises:
         ImageError: as `read_image`, or the file's SHA-256 is not the ref's.
     """
     path = root / ref.uri
-    data = _load(path)
-    if ref.sha256:
-        found = hashlib.sha256(data).hexdigest()
-        if found != ref.sha256.lower():
-            raise ImageError(
-                f"the file's SHA-256 is {found}, the data set says {ref.sha256}",
-                remedy="Fetch the file again; if the change is meant, prepare the data set again",
-                file=str(path),
-                field="sha256",
-            )
-    image = _decode(data, str(path), ref.frame, ref.kind)
+    if path.is_dir():
+        if ref.sha256:
+            check_sha256(sha256_path(path), ref.sha256, str(path))
+        image = _read_folder(path, ref.frame, ref.kind, ref.series)
+    else:
+        data = _load(path)
+        if ref.sha256:
+            check_sha256(hashlib.sha256(data).hexdigest(), ref.sha256, str(path))
+        image = _decode(data, str(path), ref.frame, ref.kind)
     image = dataclasses.replace(image, source=ref)
-    if image.attributes.get("format") == "NIfTI" and ref.modality == "CT":
-        return dataclasses.replace(image, units="HU")
+    silent = image.attributes.get("format") in _NO_MODALITY and "units" not in image.attributes
+    if silent and image.units == "stored" and ref.modality == "CT":
+        image = dataclasses.replace(image, units="HU")
+    check_hounsfield(image, str(path))
     return image
 
 
-def sha256_file(path: Path) -> str:
-    """The SHA-256 of a file, 64 hex digits.
+def check_sha256(found: str, said: str, name: str) -> None:
+    """Refuse a file whose SHA-256 is not what its `ImageRef` says.
 
     Raises:
-        ImageError: the file cannot be read.
+        ImageError: naming both.
     """
+    if found != said.lower():
+        raise ImageError(
+            f"the file's SHA-256 is {found}, the data set says {said}",
+            remedy="Fetch the file again; if the change is meant, prepare the data set again",
+            file=name,
+            field="sha256",
+        )
+
+
+def _read_folder(path: Path, frame: int | None, kind: Kind, series: str | None) -> MedicalImage:
+    """A DICOM series; with `kind="image"` its slice number `frame`."""
+    from medloupe.imaging.dicom.series import read_series, read_slice
+
+    if kind == "image":
+        return read_slice(path, frame=frame, series=series)
+    return read_series(path, series=series, repeat=frame, check_units=False)[0]
+
+
+def _load(path: Path) -> bytes | mmap.mmap:
+    """The content; of an NPY file a memory map, since its array can be a view of it."""
     try:
         with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+            if stream.read(len(NPY)) == NPY:
+                return mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            stream.seek(0)
+            data = stream.read()
     except OSError as error:
-        raise _unreadable(path, error) from None
-
-
-def _load(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     if not data:
         raise ImageError("the file is empty", remedy="Fetch it again", file=str(path))
     return data
 
 
-def _unreadable(path: Path, error: OSError) -> ImageError:
-    if isinstance(error, FileNotFoundError):
-        return ImageError("no such image file", remedy="Check path and root", file=str(path))
-    return ImageError(f"cannot be read: {error.strerror}", file=str(path))
+def _decode(data: bytes | mmap.mmap, name: str, frame: int | None, kind: Kind) -> MedicalImage:
+    if isinstance(data, mmap.mmap) or data.startswith(NPY):
+        from medloupe.imaging.npy import decode_npy
 
-
-def _decode(data: bytes, name: str, frame: int | None, kind: Kind) -> MedicalImage:
+        return decode_npy(data, name, frame, kind)
     return _decoder_for(data, name)(data, name, frame, kind)
 
 
@@ -121,8 +177,8 @@ def _decoder_for(data: bytes, name: str) -> Decoder:
         ImageError: it is none of the formats; says what it is instead where that is known.
     """
     # first, because the preamble of a DICOM file may be the header of a TIFF (PS3.10 7.1)
-    if data[128:132] == b"DICM" or data.startswith(_BARE_DICOM):
-        from medloupe.imaging.dicom import decode_dicom
+    if looks_like_dicom(data[:SIGNATURE_BYTES]):
+        from medloupe.imaging.dicom.image import decode_dicom
 
         return decode_dicom
     if data.startswith(_RASTER):
@@ -133,11 +189,15 @@ def _decoder_for(data: bytes, name: str) -> Decoder:
         from medloupe.imaging.nifti import decode_nifti
 
         return decode_nifti
+    if data.startswith(NRRD):
+        from medloupe.imaging.nrrd import decode_nrrd
+
+        return decode_nrrd
     for start, what, remedy in _FOREIGN:
         if data.startswith(start):
             raise ImageError(f"this is {what}", remedy=remedy, file=name)
     raise ImageError(
         "not an image that MedLoupe reads",
-        remedy="It reads PNG, JPEG, TIFF, DICOM and NIfTI, and looks at content, not at names",
+        remedy="It reads PNG, JPEG, TIFF, DICOM, NIfTI, NRRD and NPY, by content and not by name",
         file=name,
     )

@@ -18,8 +18,8 @@ from pydantic import Field
 
 from medloupe.imaging.flips import HorizontalFlip, swap_sides
 from medloupe.imaging.geometry import Geometry, clip_box
-from medloupe.imaging.views import ViewTransform
-from medloupe.imaging.windows import Window, grey_values, to_display
+from medloupe.imaging.views import Arrays, ViewTransform, single
+from medloupe.imaging.windows import Window, grey_channels, to_display
 from medloupe.types import MedicalImage
 
 __all__ = [
@@ -59,46 +59,89 @@ class ImageTransform(ViewTransform):
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[Positive, Positive, Positive] = IMAGENET_STD
 
-    def geometry(self, width: int, height: int) -> Geometry:
-        """Where each point of an original of `width` x `height` pixels lies in the view."""
-        plan = self._plan(width, height)
+    def geometry(self, width: int, height: int, *, view: tuple[int, int] | None = None) -> Geometry:
+        """Where each point of an original of `width` x `height` pixels lies in the view.
+
+        `view` is (width, height) of another view than the square, of which tiles are cut.
+        """
+        shown = view or (self.size, self.size)
+        plan = self._plan((width, height), shown)
         (x1, y1, x2, y2), (left, top, columns, rows) = plan.source, plan.target
         scale = columns / (x2 - x1), rows / (y2 - y1)
         return Geometry(
             original=(width, height),
-            view=(self.size, self.size),
+            view=shown,
             scale=scale,
             offset=(left - x1 * scale[0], top - y1 * scale[1]),
         )
 
-    def apply(self, image: MedicalImage, *, index: int | None = None) -> NDArray[np.float32]:
+    def apply(
+        self,
+        image: MedicalImage,
+        *,
+        index: int | None = None,
+        view: tuple[int, int] | None = None,
+    ) -> NDArray[np.float32]:
         """The view, `[3, size, size]` float32, normalised. Of a volume: slice `index` (middle).
+
+        With `view` (width, height) it is `[3, height, width]`.
 
         Raises:
             ImageError: the window does not fit the image's units, or there is no such slice.
         """
-        plan = self._plan(*image.size)
+        return self.normalise(self.display(image, index=index, view=view))
+
+    def display(
+        self,
+        image: MedicalImage,
+        *,
+        index: int | None = None,
+        view: tuple[int, int] | None = None,
+    ) -> NDArray[np.float32]:
+        """`apply` before normalising: float32 display values, 0 to 255.
+
+        `[1, height, width]` where the three channels are alike, as in most grey images, else
+        `[3, height, width]`: a third to keep of what a model sees.
+
+        Raises:
+            ImageError: as `apply`.
+        """
+        width, height = view or (self.size, self.size)
+        plan = self._plan(image.size, (width, height))
         left, top, columns, rows = plan.target
-        view = np.empty((3, self.size, self.size), dtype=np.float32)
-        if (columns, rows) != (self.size, self.size):
-            view[:] = self._filling()[:, None, None]
-        inside = view[:, top : top + rows, left : left + columns]
-        # [1 or 3, rows, columns]: a grey image fills the three channels by broadcasting
-        channels = self._channels(image, index)
-        inside[:] = np.stack([self._resample(channel, plan) for channel in channels])
+        channels = [self._resample(channel, plan) for channel in self._channels(image, index)]
+        padded = (columns, rows) != (width, height)
+        alike = len(channels) == 1 and not (padded and self.padding == "mean")
+        shown = np.empty((1 if alike else 3, height, width), dtype=np.float32)
+        if padded:
+            shown[:] = self._filling()[: len(shown), None, None]
+        # one grey channel fills three by broadcasting
+        shown[:, top : top + rows, left : left + columns] = np.stack(channels)
+        return shown
+
+    def normalise(
+        self, display: Arrays, out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """`[3, height, width]` from `display`; into `out` where given, the slot of a batch."""
+        display = single(display)
+        shown = np.empty((3, *display.shape[1:]), dtype=np.float32) if out is None else out
         scale = 1 / (255 * np.array(self.std))
         shift = np.array(self.mean) / np.array(self.std)
-        view *= scale.astype(np.float32)[:, None, None]
-        view -= shift.astype(np.float32)[:, None, None]
-        return view
+        planes = np.broadcast_to(display, shown.shape)
+        for channel, plane, factor, less in zip(
+            shown, planes, scale.astype(np.float32), shift.astype(np.float32), strict=True
+        ):
+            np.multiply(plane, factor, out=channel)
+            channel -= less  # while it is in the cache
+        return shown
 
-    def display(self, image: MedicalImage) -> NDArray[np.uint8]:
+    def shown(self, image: MedicalImage) -> NDArray[np.uint8]:
         return to_display(image, self.window)
 
     def _channels(self, image: MedicalImage, index: int | None) -> list[NDArray[np.float32]]:
-        """Display values of the one grey or the three colour channels, each `[H, W]`."""
+        """Display values of the one grey or the three other channels, each `[H, W]`."""
         if image.units != "rgb":
-            return [grey_values(image, self.window, index=index)]
+            return grey_channels(image, self.window, index=index)
         return [image.array[..., c].astype(np.float32, order="C") for c in range(3)]
 
     def _filling(self) -> NDArray[np.float32]:
@@ -117,23 +160,23 @@ class ImageTransform(ViewTransform):
         within: NDArray[np.float32] = np.clip(np.asarray(resized), 0, 255)
         return within
 
-    def _plan(self, width: int, height: int) -> _Plan:
-        assert min(width, height) >= 1, f"empty image {width} x {height}"
-        size = self.size
+    def _plan(self, original: tuple[int, int], view: tuple[int, int]) -> _Plan:
+        (width, height), (columns, rows) = original, view
+        assert min(*original, *view) >= 1, f"empty: {original} into {view}"
         whole = (0.0, 0.0, float(width), float(height))
+        wide = width * rows >= columns * height  # as wide as the view, or wider
         if self.fit == "stretch":
-            return _Plan(source=whole, target=(0, 0, size, size))
+            return _Plan(source=whole, target=(0, 0, columns, rows))
         if self.fit == "crop":
-            side = min(width, height)
-            x, y = (width - side) / 2, (height - side) / 2
-            return _Plan(source=(x, y, x + side, y + side), target=(0, 0, size, size))
+            across = height * columns / rows if wide else width
+            down = height if wide else width * rows / columns
+            x, y = (width - across) / 2, (height - down) / 2
+            return _Plan(source=(x, y, x + across, y + down), target=(0, 0, columns, rows))
         # at least one pixel, however thin the image
-        columns, rows = (
-            max(1, math.floor(length * size / max(width, height) + 0.5))
-            for length in (width, height)
-        )
-        left, top = (size - columns) // 2, (size - rows) // 2
-        return _Plan(source=whole, target=(left, top, columns, rows))
+        across = columns if wide else max(1, math.floor(width * rows / height + 0.5))
+        down = max(1, math.floor(height * columns / width + 0.5)) if wide else rows
+        left, top = (columns - across) // 2, (rows - down) // 2
+        return _Plan(source=whole, target=(left, top, across, down))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,20 +37,28 @@ class ViewTransform(ComponentConfig, abc.ABC):
         "by_kind": "medloupe.imaging.composed:ByKindTransform",
     }
 
-    @abc.abstractmethod
     def apply(self, image: MedicalImage) -> Arrays:
         """The views, normalised float32.
 
         Raises:
             ImageError: the image does not fit (units, kind, slices).
         """
+        return self.normalise(self.display(image))
+
+    @abc.abstractmethod
+    def display(self, image: MedicalImage) -> Arrays:
+        """`apply` before normalising, display values from 0 to 255: what is worth keeping."""
+
+    @abc.abstractmethod
+    def normalise(self, display: Arrays) -> Arrays:
+        """The views from `display`."""
 
     @abc.abstractmethod
     def geometry(self, width: int, height: int) -> Geometry:
         """Where each point of an original of `width` x `height` pixels lies in the whole view, in
         which boxes are written."""
 
-    def display(self, image: MedicalImage) -> NDArray[np.uint8]:
+    def shown(self, image: MedicalImage) -> NDArray[np.uint8]:
         """The image (of a volume: its middle slice) as people are shown it, through this transform's
         window where it has one: `[H, W]` or `[H, W, 3]`."""
         return to_display(image)
@@ -59,3 +67,16 @@ class ViewTransform(ComponentConfig, abc.ABC):
         """How many units (tiles, slices) an image of (width, height[, depth]) is cut into."""
         del size
         return 1
+
+
+def single(arrays: Arrays) -> NDArray[np.float32]:
+    """Views that are one array."""
+    assert not isinstance(arrays, tuple), "one view was expected"
+    return arrays
+
+
+def is_plane(image: MedicalImage) -> bool:
+    """Whether it was asked for as a 2D image. A volume may have one slice."""
+    if image.source is not None:
+        return image.source.kind == "image"
+    return image.units == "rgb" or len(image.array) == 1

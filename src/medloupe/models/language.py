@@ -133,12 +133,12 @@ def quantized_fields(text: PreTrainedModel, untouched: Sequence[str]) -> dict[st
 
     `untouched` are patterns of names whose linear layers are not quantised when the model is loaded.
     """
-    if text.hf_quantizer is None:
+    how = vars(text.config).get("quantization_config")
+    if how is None:
         return {}
     plain = [n for n, module in text.named_modules() if type(module) is torch.nn.Linear]
     skipped = [*untouched, *(f"language_model.{name}" for name in plain)]
-    fields: dict[str, Any] = text.config.quantization_config.to_dict()
-    return {"quantization_config": fields | {"llm_int8_skip_modules": skipped}}
+    return {"quantization_config": how.to_dict() | {"llm_int8_skip_modules": skipped}}
 
 
 def make_room(text: PreTrainedModel, token_id: int) -> None:

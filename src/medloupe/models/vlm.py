@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast, get_args
 
 import torch
 from torch.nn import functional as F
@@ -49,7 +49,8 @@ from medloupe.models.low_rank import LowRankConfig, inject
 from medloupe.types import ImageInput, ImageLayouts, Views
 
 # The parts that a stage can train; also the attribute names of the model.
-PARTS = ("encoder", "connector", "language_model")
+Part = Literal["encoder", "connector", "language_model"]
+PARTS: tuple[Part, ...] = get_args(Part)
 IGNORE = -100
 
 
@@ -150,7 +151,8 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         model.encoder.load_pretrained()
         model.connector.load_pretrained()
         model.language_model = text
-        model.hf_quantizer = text.hf_quantizer  # saving asks it for the quantised tensors
+        if config.is_quantized:
+            model.hf_quantizer = text.hf_quantizer  # saving asks it for the quantised tensors
         model.generation_config = text.generation_config
         model.generation_config.suppress_tokens = [config.image_token_id]
         model.connector.learn_words(

@@ -54,7 +54,7 @@ def build(config: RunConfig, root: Path) -> tuple[VisionLanguageModel, Processor
     _channels_last(model)
     image_token = model.config.image_token_id
     processor = Processor(config.processor, tokenizer, model.layouts, image_token)
-    return model, processor, _images(config.processor.transform.size, root, processor)
+    return model, processor, _images(root, processor)
 
 
 def train(
@@ -114,7 +114,7 @@ def evaluate(
     write_log(out / EVALUATION_FILE, log)
 
     def shown(ref: ImageRef) -> NDArray[Any]:
-        return predict.processor.config.transform.display(read_ref(ref, data))
+        return predict.processor.config.transform.shown(read_ref(ref, data))
 
     curve = [row for row in read_log(folder.parent / "train.jsonl") if row["event"] == "step"]
     write_report(out / REPORT_FILE, log, shown, curve or None)
@@ -266,9 +266,8 @@ def _evaluation_manifest(folder: Path, run: RunConfig, dataset: Dataset) -> dict
     }
 
 
-def _images(size: int, root: Path, processor: Processor) -> ImageSource:
-    keep = max(VIEW_BYTES // (3 * size * size * 4), 16)
-    return ImageSource(root, processor.config.transform, keep=keep)
+def _images(root: Path, processor: Processor) -> ImageSource:
+    return ImageSource(root, processor.config.transform, keep_bytes=VIEW_BYTES)
 
 
 def _channels_last(model: VisionLanguageModel) -> None:

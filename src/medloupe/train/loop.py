@@ -16,10 +16,18 @@ import torch
 from torch import nn
 
 from medloupe.errors import CheckpointError, TrainingError
+from medloupe.models.low_rank import carried_adapters
 from medloupe.models.vlm import PARTS, VisionLanguageModel
 from medloupe.train.checkpoint import CheckpointFolder, Found
 from medloupe.train.log import TrainLog
-from medloupe.train.lora import attach_lora, merge_lora
+from medloupe.train.lora import (
+    begin_adapters,
+    carry,
+    changed_weights,
+    check_adapters,
+    end_adapters,
+    train_mode,
+)
 from medloupe.train.objectives.base import Micro, Objective, Progress, StageContext
 from medloupe.train.optimizer import build_optimizer, set_rates, trained_parameters
 from medloupe.train.order import BatchOrder, CurriculumOrder, Order
@@ -82,6 +90,11 @@ class Trainer:
                 remedy="Pass --resume to go on, or choose another --out",
             )
         self._check_names(found)
+        check_adapters(
+            self.config.stages,
+            carried_adapters(self.model),
+            quantized=self.model.config.is_quantized,
+        )
         self._rewind_log(found[-1] if found else None)
         for number, stage in enumerate(self.config.stages):
             here = [f for f in found if f.stage == number]
@@ -100,21 +113,20 @@ class Trainer:
         torch.manual_seed(self.config.seed + number)
         self._freeze(stage)
         objective = stage.objective.build(self.context("encoder" not in stage.trainable))
-        adapted = attach_lora(self.model, stage.lora) if stage.lora else None
+        begin_adapters(self.model, stage)
         self._check_types(stage)
-        self.model.train()
+        train_mode(self.model)
         state = self._state(number, stage, objective)
         if found is None:
             self._log_stage(state)
         else:
             self._restore(state, found)
         self._run(state)
-        if adapted is not None:
-            merge_lora(self.model, adapted)
+        end_adapters(self.model, stage)
         self.model.requires_grad_(False)
-        parts = {part for stage in self.config.stages[: number + 1] for part in stage.trainable}
-        weights = {part: self.model.get_submodule(part).state_dict() for part in sorted(parts)}
-        self.checkpoints.write(number, stage.name, None, {"parts": weights})
+        weights = changed_weights(self.model, self.config.stages[: number + 1])
+        state = {"parts": weights, "adapters": self.model.config.adapters}
+        self.checkpoints.write(number, stage.name, None, state)
         self._loaded = (number, None)
 
     def _run(self, state: StageState) -> None:
@@ -186,7 +198,7 @@ class Trainer:
 
     def _freeze(self, stage: StageConfig) -> None:
         for part in PARTS:
-            trains = part in stage.trainable and not (part == "language_model" and stage.lora)
+            trains = part in stage.trainable and part not in stage.adapted
             self.model.get_submodule(part).requires_grad_(trains)
 
     def _check_types(self, stage: StageConfig) -> None:
@@ -261,8 +273,10 @@ class Trainer:
     def _load_parts(self, found: Found) -> None:
         if self._is_loaded(found):
             return
-        for part, weights in self.checkpoints.read(found)["parts"].items():
-            self.model.get_submodule(part).load_state_dict(weights)
+        state = self.checkpoints.read(found)
+        carry(self.model, state["adapters"])
+        for part, weights in state["parts"].items():
+            self.model.get_submodule(part).load_state_dict(weights, strict=False)
         self._loaded = (found.stage, found.step)
 
     def _is_loaded(self, found: Found) -> bool:
@@ -298,7 +312,7 @@ class Trainer:
         random = torch.get_rng_state()
         metrics = self.hook(state.step, self.model)
         torch.set_rng_state(random)
-        self.model.train()
+        train_mode(self.model)
         row = {"event": "metrics", "number": state.number, "stage": state.stage.name}
         self.log.write({**row, "step": state.step, **metrics})
 

@@ -7,18 +7,26 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from medloupe.config import Config
+from medloupe.models.low_rank import LowRankConfig
+from medloupe.models.vlm import Part
 from medloupe.train.objectives.base import ObjectiveConfig
 
-Part = Literal["encoder", "connector", "language_model"]
+LORA_FIELDS = {"encoder": "encoder_lora", "language_model": "lora"}
 
 
-class LoraConfig(Config):
-    """Low-rank adapters on the language model (Hu et al. 2021); merged into it when the stage ends."""
+class LoraConfig(LowRankConfig):
+    """Low-rank adapters that a stage trains in place of a part's own weights.
 
-    rank: int = Field(default=16, ge=1)
-    alpha: float = Field(default=32.0, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    `merge` adds them to the weights when the stage ends (see `models.low_rank` for what that costs in
+    bfloat16). Else they are kept: they are saved with the model, and later stages with the same fields
+    go on training them.
+    """
+
+    merge: bool = True
+
+    def adapters(self) -> LowRankConfig:
+        """Without what the stage does with them."""
+        return LowRankConfig(**{name: getattr(self, name) for name in LowRankConfig.model_fields})
 
 
 class CurriculumConfig(Config):
@@ -32,7 +40,8 @@ class CurriculumConfig(Config):
 
 
 class StageConfig(Config):
-    """One stage. `trainable` names parts; with `lora`, "language_model" means its adapters alone.
+    """One stage. `trainable` names parts; with `lora`, "language_model" means its adapters alone, and
+    with `encoder_lora`, "encoder" means those of the encoder.
 
     Length is `steps`, or `epochs` over the stage's rows. `learning_rates` overrides `learning_rate`
     per part. The rate rises linearly over the first `warmup` share of the steps and falls along a
@@ -44,6 +53,7 @@ class StageConfig(Config):
     objective: ObjectiveConfig
     trainable: tuple[Part, ...] = Field(min_length=1)
     lora: LoraConfig | None = None
+    encoder_lora: LoraConfig | None = None
     learning_rate: float = Field(default=1e-4, gt=0)
     learning_rates: dict[Part, float] = Field(default_factory=dict)
     steps: int | None = Field(default=None, ge=1)
@@ -59,12 +69,22 @@ class StageConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> StageConfig:
-        if self.lora is not None and "language_model" not in self.trainable:
-            raise ValueError("lora needs 'language_model' in trainable")
+        for part in self.adapted:
+            if part not in self.trainable:
+                raise ValueError(f"{LORA_FIELDS[part]} needs {part!r} in trainable")
         idle = set(self.learning_rates) - set(self.trainable)
         if idle:
             raise ValueError(f"learning_rates name parts that do not train: {sorted(idle)}")
         return self
+
+    @property
+    def adapted(self) -> dict[Part, LoraConfig]:
+        """The parts whose adapters train in place of their own weights."""
+        fields: dict[Part, LoraConfig | None] = {
+            "encoder": self.encoder_lora,
+            "language_model": self.lora,
+        }
+        return {part: lora for part, lora in fields.items() if lora is not None}
 
 
 class TrainConfig(Config):

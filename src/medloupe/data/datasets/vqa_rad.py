@@ -12,7 +12,6 @@ All have a folder of images beside the JSON.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from medloupe.data import source as sources
 from medloupe.data.dataset import Dataset, DatasetCard, Progress, write_dataset
 from medloupe.data.datasets.base import DatasetConfig, source_folder
 from medloupe.data.splits import assign_splits, carve, refuse_leaks
@@ -126,7 +126,7 @@ def read_rows(source: Path, variant: Variant) -> list[dict[str, str]]:
     """
     rows = []
     for file in variant.files:
-        for number, raw in enumerate(_read_list(source / file)):
+        for number, raw in enumerate(sources.read_json_list(source / file)):
             rows.append(_plain_row(raw, source / file, number))
     qid, times = Counter(row["qid"] for row in rows).most_common(1)[0]
     if times > 1:
@@ -153,33 +153,18 @@ def partial_copy(variant: Variant, *, images: int, questions: int) -> str:
     Raises:
         DataError: more than was published: whatever this is, it is not that data set.
     """
-    counts = (("images", images, IMAGES), ("questions", questions, variant.questions))
-    for what, here, published in counts:
-        if here > published:
-            raise DataError(
-                f"{here:,} {what} are here, VQA-RAD ({variant.name}) was published with {published:,}",
-                remedy="Use an unchanged copy; import your own data with 'native' or 'llava'",
-            )
-    if all(here == published for _, here, published in counts):
-        return ""
-    return ", ".join(f"{here:,} of {published:,} {what}" for what, here, published in counts)
+    return sources.partial_copy(
+        f"VQA-RAD ({variant.name})",
+        {"images": images, "questions": questions},
+        {"images": IMAGES, "questions": variant.questions},
+    )
 
 
-def _read_list(path: Path) -> Sequence[Any]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"is not JSON: {error}", file=str(path)) from None
-    if not isinstance(rows, list) or not rows:
-        raise DataError("holds no list of questions", file=str(path))
-    return rows
-
-
-def _plain_row(raw: Any, path: Path, number: int) -> dict[str, str]:
+def _plain_row(raw: Mapping[str, Any], path: Path, number: int) -> dict[str, str]:
     """One question as text fields. The copies differ in names, and numbers stand for text."""
     row = {
         str(key): " ".join(str(value).split())
-        for key, value in (raw.items() if isinstance(raw, Mapping) else ())
+        for key, value in raw.items()
         if isinstance(value, str | int | float)
     }
     row.setdefault("image", row.pop("image_name", ""))

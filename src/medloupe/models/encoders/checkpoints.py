@@ -88,9 +88,7 @@ def read_tower(
     """
     reader: Any = type(tower)
     try:
-        read, report = reader.from_pretrained(
-            source, config=tower.config, output_loading_info=True
-        )
+        read, report = reader.from_pretrained(source, config=tower.config, output_loading_info=True)
     except OSError as error:
         raise CheckpointError(f"cannot load a vision tower from {source!r}: {error}") from None
     except RuntimeError as error:  # how transformers says that shapes differ

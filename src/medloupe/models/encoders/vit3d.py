@@ -70,7 +70,10 @@ Shape = tuple[int, int, int]
 
 
 class VolumeEncoderConfig(EncoderConfig):
-    """An encoder of one volume `[N, 1, D, H, W]` of `shape`, cut into patches of `patch` voxels."""
+    """An encoder of one volume `[N, 1, D, H, W]` of `shape`, cut into patches of `patch` voxels.
+
+    Of a plain transform it takes the window; how pictures are fitted has no meaning for a volume.
+    """
 
     shape: Shape = M3D_SHAPE
     patch: Shape = (4, 16, 16)
@@ -86,9 +89,8 @@ class VolumeEncoderConfig(EncoderConfig):
             )
         wanted = {"shape": self.shape, "mean": self.mean, "std": self.std}
         if isinstance(transform, ImageTransform):
-            # Of a plain transform only the window has a meaning for a volume.
-            plain = ImageTransform(window=transform.window)
-            for field in ImageTransform.model_fields:
+            plain = ImageTransform()
+            for field in ("size", "mean", "std"):
                 if getattr(transform, field) != getattr(plain, field):
                     raise ConfigError(
                         f"processor.transform.{field} is for 2D images, and the encoder "

@@ -7,8 +7,8 @@ from typing import Self
 import torch
 
 from medloupe.errors import ConfigError
-from medloupe.imaging.views import ViewTransform
 from medloupe.imaging.composed import ByKindTransform
+from medloupe.imaging.views import ViewTransform
 from medloupe.models.encoders.base import Encoder, EncoderConfig, Kind
 from medloupe.types import Views
 
@@ -56,6 +56,7 @@ class ByKindEncoder(Encoder):
         return self.image if kind == "image" else self.volume
 
     def forward(self, views: Views) -> torch.Tensor:
+        del views
         raise AssertionError("ask for_kind: one of the two encoders runs")
 
     def load_pretrained(self) -> None:

@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from medloupe.errors import ConfigError
-from medloupe.imaging.views import ViewTransform
 from medloupe.imaging.composed import SeveralTransform
+from medloupe.imaging.views import ViewTransform
 from medloupe.models.encoders.base import Encoder, EncoderConfig
 from medloupe.types import ImageLayout, Views
 
@@ -68,8 +68,9 @@ class JoinedEncoder(Encoder):
             self.channels, self.layout = sum(widths), max((p.layout for p in parts), key=_cells)
             return
         if len(set(widths)) > 1:
+            have = ", ".join(f"{n} {w}" for n, w in zip(names, widths, strict=True))
             raise ConfigError(
-                f"joined along tokens, encoders must be equally wide: {dict(zip(names, widths, strict=True))}",
+                f"joined along tokens, encoders must be equally wide; these are: {have}",
                 field="model.encoder.axis",
                 remedy="Join them along channels",
             )
@@ -83,9 +84,7 @@ class JoinedEncoder(Encoder):
         if self.axis == "tokens":
             return torch.cat(features, dim=1)
         grids = [part.layout for part in parts]
-        aligned = [
-            align(one, grid, self.layout) for one, grid in zip(features, grids, strict=True)
-        ]
+        aligned = [align(one, grid, self.layout) for one, grid in zip(features, grids, strict=True)]
         return torch.cat(aligned, dim=-1)
 
     def load_pretrained(self) -> None:

@@ -10,7 +10,7 @@ Shapes: N images, K tiles of an image over all scales, T tokens and C channels o
 
 from __future__ import annotations
 
-from typing import Self, cast
+from typing import Self
 
 import torch
 from pydantic import Field, model_validator
@@ -117,4 +117,4 @@ def pool_tiles(features_NKTC: torch.Tensor, side: int, grid: ImageLayout) -> tor
     # N, tile row, tile column, row, column, C -> N, C, all rows, all columns
     whole_NCRS = tiles.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
     pooled = F.interpolate(whole_NCRS.float(), size=(grid.rows, grid.columns), mode="area")
-    return cast(torch.Tensor, pooled.flatten(2).transpose(1, 2).to(features_NKTC.dtype))
+    return pooled.flatten(2).transpose(1, 2).to(features_NKTC.dtype)

@@ -14,10 +14,10 @@ import torch
 from pydantic import Field
 
 from medloupe.errors import ConfigError
-from medloupe.imaging.transforms import ImageTransform
-from medloupe.imaging.views import ViewTransform
 from medloupe.imaging.composed import SlicesTransform
 from medloupe.imaging.tiles import TiledTransform
+from medloupe.imaging.transforms import ImageTransform
+from medloupe.imaging.views import ViewTransform
 from medloupe.models.encoders.base import Encoder, EncoderConfig, Kind
 from medloupe.types import ImageLayout, Views
 
@@ -82,8 +82,9 @@ class UnitsEncoder(Encoder):
 
     def forward(self, views: Views) -> torch.Tensor:
         assert isinstance(views, torch.Tensor)
-        features = encode_in_chunks(self.encoder, views.flatten(0, 1), self.chunk)
-        return features.unflatten(0, views.shape[:2]).flatten(1, 2)
+        features_MTC = encode_in_chunks(self.encoder, views.flatten(0, 1), self.chunk)
+        images, units = views.shape[:2]
+        return features_MTC.reshape(images, units * features_MTC.shape[1], -1)
 
     def grid(self, views: Views) -> ImageLayout:
         assert isinstance(views, torch.Tensor)

@@ -12,7 +12,8 @@ Source: Liu et al. 2023, and `LlavaForConditionalGeneration` of transformers 5.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 from functools import reduce
 from pathlib import Path
 from typing import Any, cast
@@ -27,11 +28,14 @@ from transformers import (
     LlavaForConditionalGeneration,
     SiglipVisionConfig,
 )
+from transformers.initialization import no_init_weights
 
 from medloupe.errors import CheckpointError, ConfigError
+from medloupe.imaging.transforms import ImageTransform
 from medloupe.models.connectors import ConnectorConfig
 from medloupe.models.connectors.mlp import MLPConnectorConfig
 from medloupe.models.encoders import EncoderConfig
+from medloupe.models.encoders.checkpoints import checkpoint_file, read_json
 from medloupe.models.encoders.hf_vision import (
     CLIPEncoderConfig,
     HFVisionTower,
@@ -39,6 +43,15 @@ from medloupe.models.encoders.hf_vision import (
 )
 from medloupe.models.language import architecture_from
 from medloupe.models.vlm import VisionLanguageModel, VLMConfig
+from medloupe.models.weights.naming import LoadReport, Naming, either, layers_from, load_named
+from medloupe.models.weights.published import (
+    POOLING_HEAD,
+    Parts,
+    Published,
+    cast_parameters,
+    fit_of,
+    tokenizer_of,
+)
 
 # (LLaVA's prefix, ours): no prefix of one side begins another of that side.
 LLAVA_PREFIXES = (
@@ -51,6 +64,46 @@ LLAVA_PREFIXES = (
 VOCABULARY_TABLES = ("model.language_model.embed_tokens.weight", "lm_head.weight")
 # LLaVA puts a bare linear head on the decoder, so only families whose own head is that can cross.
 LLAVA_LANGUAGES = ("llama", "mistral", "qwen2", "qwen3")
+# The conversation of LLaVA's training, by language model.
+PROMPTS = {"llama": "vicuna_v1", "mistral": "mistral_instruct", "qwen2": "qwen_1_5"}
+
+
+def is_llava(config: dict[str, Any]) -> bool:
+    """Whether a checkpoint's config is of this kind."""
+    return config.get("model_type") == "llava" and "text_config" in config
+
+
+def load_llava(
+    source: str, config: dict[str, Any], parts: Parts, *, allow: Collection[str] = ()
+) -> Published:
+    """A folder or hub id in transformers' format, its tokenizer, its prompt and what makes its pixels.
+
+    The prompt is the conversation of LLaVA's own training for that language model: transformers' chat
+    template leaves its system prompt out.
+
+    Raises:
+        CheckpointError, ConfigError: see `from_llava`; also a language model whose prompt is not known.
+    """
+    model, report = _from_llava(_read(source, allow), source, allow)
+    tokenizer = tokenizer_of(parts.tokenizer or source)[0]
+    family = str(architecture_from(model.config.language).model_type)
+    prompt = parts.prompt or PROMPTS.get(family)
+    if prompt is None:
+        raise CheckpointError(
+            f"the prompt that a LLaVA of {family!r} was trained with is not known",
+            file=source,
+            remedy="Name it: prompt, or --prompt NAME",
+        )
+    encoder = EncoderConfig.parse(model.config.encoder)
+    del config
+    return Published(
+        model=model,
+        tokenizer=tokenizer,
+        prompt=prompt,
+        transform=encoder.fitted(_pixels(source, encoder)),
+        max_length=2048,
+        report=report,
+    )
 
 
 def from_llava(source: LlavaForConditionalGeneration | Path) -> VisionLanguageModel:
@@ -61,7 +114,16 @@ def from_llava(source: LlavaForConditionalGeneration | Path) -> VisionLanguageMo
             shape.
         ConfigError: a part that this model has no equal of.
     """
-    llava = source if isinstance(source, LlavaForConditionalGeneration) else _read(source)
+    if isinstance(source, LlavaForConditionalGeneration):
+        return _from_llava(source, "the model", ())[0]
+    if not (source / "config.json").is_file():
+        raise CheckpointError("not a saved model: no config.json", file=str(source))
+    return _from_llava(_read(str(source), ()), source, ())[0]
+
+
+def _from_llava(
+    llava: LlavaForConditionalGeneration, source: str | Path, allow: Collection[str]
+) -> tuple[VisionLanguageModel, LoadReport]:
     settings: Any = llava.config
     language = settings.text_config
     _refuse_language(str(language.model_type))
@@ -72,18 +134,15 @@ def from_llava(source: LlavaForConditionalGeneration | Path) -> VisionLanguageMo
         attention="eager" if language._attn_implementation == "eager" else "sdpa",
         image_token_id=settings.image_token_id,
     )
-    model = VisionLanguageModel(config)
+    with no_init_weights():
+        model = VisionLanguageModel(config)
     assert isinstance(model.encoder, HFVisionTower)
-    kept = {
-        key: tensor
-        for key, tensor in llava.state_dict().items()
-        if not key.startswith(_unread(settings, model.encoder))
-    }
-    nn.Module.to(model, dtype=llava.dtype)
-    _fill(model, renamed(kept, to_llava=False))
+    cast_parameters(model, llava.dtype)
+    names = Naming(prefixes=LLAVA_PREFIXES, unread=_unread(settings, model.encoder))
+    report = load_named(model, [llava.state_dict()], names, source=source, allow=allow)
     model.generation_config = _never_saying(llava.generation_config, {settings.image_token_id})
     model.train(False)
-    return model
+    return model, report
 
 
 def to_llava(model: VisionLanguageModel) -> LlavaForConditionalGeneration:
@@ -158,30 +217,42 @@ def _fill(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     model.load_state_dict(tensors)
 
 
-def _read(folder: Path) -> LlavaForConditionalGeneration:
-    """Read a folder; transformers would fill missing tensors with noise and drop those left over."""
-    if not (folder / "config.json").is_file():
-        raise CheckpointError("not a saved model: no config.json", file=str(folder))
+def _read(source: str, allow: Collection[str]) -> LlavaForConditionalGeneration:
+    """Read a checkpoint; transformers would fill missing tensors with noise and drop those left over."""
     try:
         read: Any = LlavaForConditionalGeneration.from_pretrained(
-            folder,
+            source,
             output_loading_info=True,
-            local_files_only=True,
             ignore_mismatched_sizes=True,  # they are reported, and refused below by name
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"cannot read a LLaVA model: {error}", file=str(folder)) from error
+        raise CheckpointError(f"cannot read a LLaVA model: {error}", file=source) from error
     model, report = read
     faults = [f"tensor {key!r} is missing" for key in report["missing_keys"]]
-    faults += [f"tensor {key!r} fits nothing" for key in report["unexpected_keys"]]
+    faults += [
+        f"tensor {key!r} fits nothing"
+        for key in report["unexpected_keys"]
+        if not key.startswith(tuple(allow))
+    ]
     faults += [
         f"tensor {key!r} has shape {tuple(given)}, the model wants {tuple(wanted)}"
         for key, given, wanted in report["mismatched_keys"]
     ]
     if faults:
-        raise CheckpointError("; ".join(sorted(faults)[:3]), file=str(folder))
+        raise CheckpointError("; ".join(sorted(faults)[:3]), file=source)
     assert isinstance(model, LlavaForConditionalGeneration)
     return model
+
+
+def _pixels(source: str, encoder: EncoderConfig) -> ImageTransform:
+    """The fit that the checkpoint's image processor says; without one, the tower's own."""
+    try:
+        said = read_json(checkpoint_file(source, ("preprocessor_config.json",)))
+    except CheckpointError:
+        return fit_of(None, encoder)
+    if said.get("do_pad"):
+        return fit_of("pad", encoder)
+    return ImageTransform(fit="crop" if said.get("do_center_crop") else "stretch")
 
 
 def _refuse_language(family: str) -> None:
@@ -236,13 +307,13 @@ def _connector_of(llava: Any) -> ConnectorConfig:
     return MLPConnectorConfig(depth=2)
 
 
-def _unread(llava: Any, encoder: HFVisionTower) -> tuple[str, ...]:
-    """Prefixes of the tensors whose output LLaVA never reads: layers above, SigLIP's pooling head."""
+def _unread(llava: Any, encoder: HFVisionTower) -> re.Pattern[str]:
+    """Names of the tensors whose output LLaVA never reads: layers above, SigLIP's pooling head."""
     used = int(encoder.tower.config.num_hidden_layers)
-    layers = range(used, int(llava.vision_config.num_hidden_layers))
-    above = tuple(f"model.vision_tower.encoder.layers.{number}." for number in layers)
+    tower = "model.vision_tower."
+    above = layers_from(f"{tower}encoder.layers.", used, int(llava.vision_config.num_hidden_layers))
     head = isinstance(llava.vision_config, SiglipVisionConfig)
-    return above + (("model.vision_tower.head.",) if head else ())
+    return either(above, *([re.escape(tower) + POOLING_HEAD] if head else []))
 
 
 def _llava_config(model: VisionLanguageModel) -> LlavaConfig:
@@ -253,7 +324,7 @@ def _llava_config(model: VisionLanguageModel) -> LlavaConfig:
     _refuse_connector(ConnectorConfig.parse(model.config.connector), int(language.hidden_size))
     tower = model.encoder
     if (
-        not isinstance(encoder, CLIPEncoderConfig | SiglipEncoderConfig)
+        type(encoder) not in (CLIPEncoderConfig, SiglipEncoderConfig)
         or not isinstance(tower, HFVisionTower)
         or encoder.post_norm
     ):
@@ -264,7 +335,8 @@ def _llava_config(model: VisionLanguageModel) -> LlavaConfig:
         )
     if model.config.image_token_id is None:
         raise ConfigError("the model has no image token", field="image_token_id")
-    every = isinstance(encoder, SiglipEncoderConfig) or encoder.class_token == "keep"
+    _refuse_stretched(tower)
+    every = isinstance(encoder, SiglipEncoderConfig) or tower.keep_prefix
     language.vocab_size = max(int(language.vocab_size), model.config.image_token_id + 1)
     build = cast(Callable[..., LlavaConfig], LlavaConfig)
     return build(
@@ -276,6 +348,15 @@ def _llava_config(model: VisionLanguageModel) -> LlavaConfig:
         vision_feature_select_strategy="full" if every else "default",
         attn_implementation=model.config.attention,
     )
+
+
+def _refuse_stretched(tower: HFVisionTower) -> None:
+    """LLaVA does not stretch position embeddings over another grid."""
+    if tower.interpolates:
+        raise ConfigError(
+            f"LLaVA's tower takes images of its own size, this one {tower.config.image_size}",
+            field="encoder.image_size",
+        )
 
 
 def _refuse_connector(connector: ConnectorConfig, width: int) -> None:

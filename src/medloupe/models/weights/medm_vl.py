@@ -14,8 +14,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from medloupe.errors import ConfigError
-from medloupe.imaging.transforms import ImageTransform
+from medloupe.imaging.composed import ByKindTransform, SlicesTransform
+from medloupe.imaging.slices import SliceSelection
+from medloupe.imaging.transforms import ImageTransform, Window
 from medloupe.imaging.views import ViewTransform
 from medloupe.models.connectors import ConnectorConfig
 from medloupe.models.connectors.attention_pooling import AttentionPoolingConfig
@@ -27,7 +31,14 @@ from medloupe.models.encoders.vit3d import NAMES as M3D
 from medloupe.models.encoders.vit3d import M3DCLIPEncoderConfig
 from medloupe.models.resolution.by_kind import ByKindConfig
 from medloupe.models.resolution.units import SlicesConfig
-from medloupe.models.weights.naming import COMPUTED, Naming, either, load_named, shards
+from medloupe.models.weights.naming import (
+    COMPUTED,
+    Naming,
+    either,
+    layers_from,
+    load_named,
+    shards,
+)
 from medloupe.models.weights.published import (
     Parts,
     Published,
@@ -44,7 +55,8 @@ from medloupe.models.weights.tinyllava import has, language_named, tower_unread
 
 PROMPT = "vicuna_v1_interleaved"
 HEADS = 8
-HU = (-1000.0, 1000.0)
+SLICES = 32
+CT = Window(mode="custom", centre=0.0, width=2000.0)  # HU from -1000 to 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,28 +191,33 @@ def _volume(config: dict[str, Any]) -> _Half:
     )
     theirs = "encoder_image3d.encoder."
     layers = projector(str(config["lvlm_connector_image3d_name"]))
-    tower = encoder.model_copy(update={"layer": -1}).build().trunk.state_dict()
+    with torch.device("meta"):
+        tower = encoder.build().trunk
+    used, whole = len(tower.blocks), encoder.size.depth
     return _Half(
         encoder=encoder,
         connector=PooledConnectorConfig(window=(2, 2, 2), connector=layers),
         prefixes=(
-            *((theirs + M3D.published(name), f"encoder.trunk.{name}") for name in tower),
+            *((theirs + M3D.published(name), f"encoder.trunk.{name}") for name in tower.state_dict()),
             ("connector_image3d.connector.", "connector.connector.layers."),
         ),
         unread=(
             re.escape(theirs) + r"(language_encoder|mm_vision_proj|mm_language_proj)\..*",
             re.escape(theirs) + r"(logit_scale|vision_encoder\.norm\..*)",
+            layers_from(f"{theirs}vision_encoder.blocks.", used, whole),
         ),
     )
 
 
 def _transform(encoder: EncoderConfig) -> ViewTransform:
-    """SigLIP's processor stretches, CLIP's crops; a volume's HU are cut at -1000 and 1000."""
+    """SigLIP's processor stretches, CLIP's crops; volumes have 32 slices, their HU cut at +-1000."""
     if isinstance(encoder, ByKindConfig):
         image, volume = _transform(encoder.image), _transform(encoder.volume)
         return ByKindTransform(image=image, volume=volume)
     if isinstance(encoder, M3DCLIPEncoderConfig):
         return encoder.fitted(ImageTransform(window=CT))
     if isinstance(encoder, SlicesConfig):
-        return encoder.fitted(fit_of(None, inside(encoder.encoder)[1]).model_copy(update={"window": CT}))
+        plane = fit_of(None, inside(encoder.encoder)[1]).model_copy(update={"window": CT})
+        slices = SlicesTransform(transform=plane, selection=SliceSelection(count=SLICES))
+        return encoder.fitted(slices)
     return encoder.fitted(fit_of(None, inside(encoder)[1]))

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-
 from medloupe.errors import ConfigError
 from medloupe.models.connectors import ConnectorConfig
 from medloupe.models.connectors.mlp import LinearConnectorConfig

@@ -1,0 +1,156 @@
+"""The class that vLLM builds for our checkpoints; only vLLM imports this file.
+
+It holds the language model alone, in vLLM's own implementation: images come as embeddings (see
+`medloupe.serve.vllm`), so the encoder's and connector's weights are left out.
+Source: vLLM 0.33, "Multi-Modal Support", and its model interfaces (`SupportsMultiModal`,
+`BaseMultiModalProcessor`). Not run: this project's machines have no vLLM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import BatchFeature
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from vllm.config import VllmConfig
+from vllm.model_executor.models.interfaces import SupportsMultiModal, SupportsPP
+from vllm.model_executor.models.utils import (
+    AutoWeightsLoader,
+    init_vllm_registered_model,
+    maybe_prefix,
+)
+from vllm.multimodal import MULTIMODAL_REGISTRY
+from vllm.multimodal.inputs import MultiModalFieldConfig
+from vllm.multimodal.parse import ImageEmbeddingItems, MultiModalDataItems
+from vllm.multimodal.processing import (
+    BaseDummyInputsBuilder,
+    BaseMultiModalProcessor,
+    BaseProcessingInfo,
+    PromptReplacement,
+    PromptUpdate,
+)
+
+from medloupe.models.vlm import IMAGE_TOKEN, VLMConfig, VisionLanguageModel
+
+LANGUAGE = "language_model."
+
+
+class _Info(BaseProcessingInfo):
+    """Any number of images a prompt."""
+
+    def get_hf_config(self) -> VLMConfig:
+        return self.ctx.get_hf_config(VLMConfig)
+
+    def get_supported_mm_limits(self) -> Mapping[str, int | None]:
+        return {"image": None}
+
+    def get_supported_mm_processor_kwargs(self) -> dict[str, set[str]]:
+        return {}
+
+    def tokens(self) -> int:
+        """The tokens of one image, or of one unit where an image is cut into several."""
+        with torch.device("meta"):
+            layouts = VisionLanguageModel(self.get_hf_config()).layouts
+        return max(
+            layout.tokens for layout in (layouts.image, layouts.volume) if layout is not None
+        )
+
+
+class _Dummies(BaseDummyInputsBuilder[_Info]):
+    def get_dummy_text(self, mm_counts: Mapping[str, int]) -> str:
+        return IMAGE_TOKEN * mm_counts.get("image", 0)
+
+    def get_dummy_mm_data(
+        self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Any
+    ) -> dict[str, Any]:
+        del seq_len, mm_options
+        width = int(self.info.get_hf_config().get_text_config().hidden_size)
+        one = torch.zeros(self.info.tokens(), width)
+        return {"image": [one] * mm_counts.get("image", 0)}
+
+
+class _Processor(BaseMultiModalProcessor[_Info]):
+    """Embeddings in, embeddings out: each placeholder becomes as many as its image has tokens."""
+
+    def _get_mm_fields_config(
+        self, hf_inputs: BatchFeature, hf_processor_mm_kwargs: Mapping[str, object]
+    ) -> Mapping[str, MultiModalFieldConfig]:
+        del hf_inputs, hf_processor_mm_kwargs
+        return {"image_embeds": MultiModalFieldConfig.batched("image")}
+
+    def _get_prompt_updates(
+        self,
+        mm_items: MultiModalDataItems,
+        hf_processor_mm_kwargs: Mapping[str, object],
+        out_mm_kwargs: Any,
+    ) -> Sequence[PromptUpdate]:
+        del hf_processor_mm_kwargs, out_mm_kwargs
+        token = int(self.info.get_hf_config().image_token_id)
+
+        def placeholders(number: int) -> list[int]:
+            images = mm_items.get_items("image", ImageEmbeddingItems)
+            return [token] * int(images.get_feature_size(number))
+
+        return [PromptReplacement(modality="image", target=[token], replacement=placeholders)]
+
+
+@MULTIMODAL_REGISTRY.register_processor(_Processor, info=_Info, dummy_inputs=_Dummies)
+class MedLoupeForVLLM(nn.Module, SupportsMultiModal, SupportsPP):
+    """See the module's docstring."""
+
+    @classmethod
+    def get_placeholder_str(cls, modality: str, i: int) -> str | None:
+        del i
+        if modality == "image":
+            return IMAGE_TOKEN
+        raise ValueError(f"{modality} is not read; images and volumes come as image embeddings")
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
+        super().__init__()
+        self.config = vllm_config.model_config.hf_config
+        language = self.config.get_text_config()
+        self.configure_mm_token_handling(
+            vocab_size=language.vocab_size, mm_token_ids=[self.config.image_token_id]
+        )
+        with self._mark_language_model(vllm_config):
+            self.language_model = init_vllm_registered_model(
+                vllm_config=vllm_config,
+                hf_config=language,
+                architectures=[MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[language.model_type]],
+                prefix=maybe_prefix(prefix, "language_model"),
+            )
+        self.make_empty_intermediate_tensors = (
+            self.language_model.make_empty_intermediate_tensors
+        )
+
+    def embed_multimodal(self, **kwargs: object) -> Any:
+        """The images' tokens as they came, one `[U, D]` each."""
+        return kwargs.get("image_embeds", [])
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        positions: torch.Tensor,
+        intermediate_tensors: Any = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: object,
+    ) -> Any:
+        """Hidden states of the language model's decoder."""
+        del kwargs
+        if intermediate_tensors is not None:
+            inputs_embeds = None
+        return self.language_model.model(
+            input_ids, positions, intermediate_tensors, inputs_embeds=inputs_embeds
+        )
+
+    def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor | None:
+        """Logits over the vocabulary."""
+        return self.language_model.compute_logits(hidden_states)  # type: ignore[no-any-return]
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+        """The language model's tensors; those of the encoder and connector are passed over."""
+        own = ((name, tensor) for name, tensor in weights if name.startswith(LANGUAGE))
+        return AutoWeightsLoader(self).load_weights(own)  # type: ignore[no-any-return]
