@@ -272,6 +272,7 @@ TINY |= {
             {"name": "biomedclip"} | TINY["biomedclip"] | {"image_size": 32},
         ]
     },
+    "trimmed": {"encoder": {"name": "clip"} | TINY["clip"]},
     "by_kind": {
         "image": {"name": "clip"} | TINY["clip"],
         "volume": {"name": "vit3d"} | TINY["vit3d"],

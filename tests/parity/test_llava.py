@@ -189,9 +189,7 @@ def test_a_tensor_that_fits_nothing_is_named(make_llava) -> None:
     llava.model.vision_tower.encoder.layers[0].register_parameter(
         "extra", torch.nn.Parameter(torch.zeros(1))
     )
-    with pytest.raises(
-        CheckpointError, match=r"'encoder.tower.encoder.layers.0.extra' fits nothing"
-    ):
+    with pytest.raises(CheckpointError, match=r"fit nothing .*vision_tower.encoder.layers.0.extra"):
         from_llava(llava)
 
 

@@ -12,10 +12,9 @@ import torch
 from medloupe.errors import TrainingError
 from medloupe.train import Trainer
 from medloupe.train.log import read_log
-from medloupe.train.lora import attach_lora, merge_lora
 from medloupe.train.objectives.language import LanguageObjectiveConfig
 from medloupe.train.optimizer import build_optimizer, trained_parameters
-from medloupe.train.stages import LoraConfig, TrainConfig
+from medloupe.train.stages import TrainConfig
 
 PARTS = ("encoder", "connector", "language_model")
 
@@ -156,33 +155,6 @@ def test_what_trains_moves_and_what_is_frozen_does_not(
     assert row["steps"] == 2
     assert not any(p.requires_grad for p in trainer.model.parameters())
     assert not trainer.model.training
-
-
-def test_lora_sits_in_the_language_model_alone_and_merges_exactly(lab: Any) -> None:
-    model = lab.model()
-    model.requires_grad_(False)
-    plain = set(model.state_dict())
-    adapted = attach_lora(model, LoraConfig(rank=4, alpha=16.0))
-    added = {n for n in model.state_dict() if "lora_" in n}
-    assert added
-    assert all(n.startswith("language_model.") for n in added)
-    assert not any("lm_head" in n or "embed" in n for n in added)
-    assert {n for n, p in model.named_parameters() if p.requires_grad} == added
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.2)
-    ids = torch.arange(1, 41)[None]
-    with torch.no_grad():
-        before = model(input_ids=ids).logits
-        with adapted.disable_adapter():
-            bare = model(input_ids=ids).logits
-        merge_lora(model, adapted)
-        after = model(input_ids=ids).logits
-    assert set(model.state_dict()) == plain
-    assert type(model.language_model).__name__ == "LlamaForCausalLM"
-    assert float((before - bare).abs().max()) > 0.05  # the adapters do say something
-    assert float((before - after).abs().max()) < 1e-5
 
 
 def test_learning_rates_by_part_and_decay_by_shape(tiny: ModuleType, lab: Any) -> None:

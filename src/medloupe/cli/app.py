@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from medloupe.cli import console
+from medloupe.cli import console, weights
 from medloupe.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -306,6 +306,10 @@ def recipe_show(
     from medloupe.recipes import load_run
 
     typer.echo(load_run(recipe, set_ or ()).to_yaml(), nl=False)
+
+
+app.command("import")(weights.import_)
+app.command("export")(weights.export)
 
 
 @app.command()

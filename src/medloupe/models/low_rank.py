@@ -67,6 +67,8 @@ def inject(part: nn.Module, config: LowRankConfig) -> None:
         task_type="CAUSAL_LM" if is_language else None,
     )
     peft.inject_adapter_in_model(spec, part, ADAPTER)
+    for _, layer in _adapted(part):
+        layer.train(part.training)
 
 
 def attach(model: VisionLanguageModel, part: str, config: LowRankConfig) -> None:
@@ -79,7 +81,6 @@ def attach(model: VisionLanguageModel, part: str, config: LowRankConfig) -> None
     if carried is not None and carried != config:
         raise ConfigError(
             f"{part} carries adapters {carried.to_json()}, the new ones are {config.to_json()}",
-            field="lora",
             remedy="Give them the same fields, or merge those before",
         )
     module = model.get_submodule(part)
@@ -102,7 +103,6 @@ def merge(model: VisionLanguageModel, part: str) -> None:
     if model.config.is_quantized and part == "language_model":
         raise ConfigError(
             "adapters cannot be merged into quantised weights",
-            field="lora.merge",
             remedy="Keep them; saved alone they fit the model that is not quantised",
         )
     with warnings.catch_warnings():
@@ -169,22 +169,20 @@ def _chosen(part: nn.Module, targets: str | Iterable[str]) -> list[str]:
     if isinstance(targets, str):
         chosen = [name for name, module in linears.items() if module is not head]
         if not chosen:
-            raise ConfigError("the part has no linear layer to adapt", field="lora.targets")
+            raise ConfigError(
+                "the part has no linear layer to adapt", remedy="Train it whole, or leave it frozen"
+            )
         return chosen
     chosen = []
     for target in targets:
         found = [name for name in linears if f".{name}".endswith(f".{target}")]
         if not found:
             known = {name.rpartition(".")[2] for name in linears}
-            raise ConfigError(
-                f"no linear layer is named {target!r}; {did_you_mean(target, known)}",
-                field="lora.targets",
-            )
+            raise ConfigError(f"no linear layer is named {target!r}; {did_you_mean(target, known)}")
         chosen += found
     if any(linears[name] is head for name in chosen) and _is_tied(part):
         raise ConfigError(
             "the output head is the embedding table, which an adapter on it would not change",
-            field="lora.targets",
             remedy="Leave the head out of targets",
         )
     return sorted(set(chosen))

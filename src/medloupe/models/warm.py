@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 
 from medloupe.config import Config
-from medloupe.errors import CheckpointError, ConfigError, did_you_mean
+from medloupe.errors import CheckpointError, ConfigError
 from medloupe.models.low_rank import LowRankConfig, attach
 from medloupe.models.vlm import PARTS, Part, VisionLanguageModel
 from medloupe.models.weights.naming import LoadReport, shards
@@ -76,7 +76,6 @@ def warm_start(model: VisionLanguageModel, start: StartConfig) -> StartReport:
     filling = _Filling(start, model.state_dict(), _aliases(model))
     for tensors in _tensors(source):
         filling.fill(tensors)
-    model.requires_grad_(False)
     return filling.report(str(source), taken)
 
 
@@ -105,7 +104,8 @@ class _Filling:
             elif any(_below(theirs, prefix) for prefix in self.start.allow_unused):
                 self.unused.append(theirs)
             else:
-                self.faults.append(f"{theirs!r} fits nothing ({did_you_mean(ours, self._open())})")
+                renamed = f", renamed {ours!r}," if ours != theirs else ""
+                self.faults.append(f"{theirs!r}{renamed} fits nothing")
 
     def report(self, source: str, adapters: tuple[str, ...]) -> StartReport:
         filled = {name for placed in self.placed for name in self.aliases.get(placed, {placed})}
@@ -166,14 +166,6 @@ class _Filling:
             self.casts[change] = self.casts.get(change, 0) + 1
         own.copy_(tensor)
         self.placed[ours] = theirs
-
-    def _open(self) -> Iterable[str]:
-        """Names that wait for a tensor."""
-        return (
-            name
-            for name in self.own.keys() - self.placed.keys()
-            if name.partition(".")[0] in self.start.parts
-        )
 
 
 def _below(name: str, prefix: str) -> bool:

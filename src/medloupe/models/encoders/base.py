@@ -77,6 +77,7 @@ class EncoderConfig(ComponentConfig):
         "convnext": "medloupe.models.encoders.convolutions:ConvNextEncoderConfig",
         "m3d_clip": "medloupe.models.encoders.vit3d:M3DCLIPEncoderConfig",
         "vit3d": "medloupe.models.encoders.vit3d:ViT3DConfig",
+        "trimmed": "medloupe.models.encoders.trimmed:TrimmedConfig",
         "scales": "medloupe.models.resolution.scales:ScalesConfig",
         "tiles": "medloupe.models.resolution.units:TilesConfig",
         "slices": "medloupe.models.resolution.units:SlicesConfig",

@@ -7,9 +7,11 @@ heads) or is allowed by name. `source` is a folder or a hub id throughout.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import pickle
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,16 +90,37 @@ def read_tower(
     """
     reader: Any = type(tower)
     try:
-        read, report = reader.from_pretrained(source, config=tower.config, output_loading_info=True)
+        with _silence():
+            read, report = reader.from_pretrained(
+                source,
+                config=tower.config,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below, where they are read
+            )
     except OSError as error:
         raise CheckpointError(f"cannot load a vision tower from {source!r}: {error}") from None
-    except RuntimeError as error:  # how transformers says that shapes differ
-        raise CheckpointError(f"{source!r} does not fit: {error}") from None
+    wanted = tower.state_dict()
+    for key, found, own in sorted(report["mismatched_keys"]):
+        if key in wanted:
+            raise CheckpointError(
+                f"{key} of {source!r} is {list(found)}, the encoder's {list(own)}"
+            )
     tensors: dict[str, torch.Tensor] = read.state_dict()
-    found = (tensors.keys() - report["missing_keys"]) | report["unexpected_keys"]
-    wanted = tower.state_dict().keys()
-    account(source, wanted, found, unread=unread, allowed=allowed)
+    present = (tensors.keys() - report["missing_keys"]) | report["unexpected_keys"]
+    account(source, wanted, present, unread=unread, allowed=allowed)
     return tensors
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Without transformers' own table of what did not fit: `account` decides, and says it shorter."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def account(

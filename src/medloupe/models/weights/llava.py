@@ -28,7 +28,6 @@ from transformers import (
     LlavaForConditionalGeneration,
     SiglipVisionConfig,
 )
-from transformers.initialization import no_init_weights
 
 from medloupe.errors import CheckpointError, ConfigError
 from medloupe.imaging.transforms import ImageTransform
@@ -48,9 +47,9 @@ from medloupe.models.weights.published import (
     POOLING_HEAD,
     Parts,
     Published,
-    cast_parameters,
     fit_of,
     tokenizer_of,
+    unfilled,
 )
 
 # (LLaVA's prefix, ours): no prefix of one side begins another of that side.
@@ -134,10 +133,8 @@ def _from_llava(
         attention="eager" if language._attn_implementation == "eager" else "sdpa",
         image_token_id=settings.image_token_id,
     )
-    with no_init_weights():
-        model = VisionLanguageModel(config)
+    model = unfilled(config, llava.dtype)
     assert isinstance(model.encoder, HFVisionTower)
-    cast_parameters(model, llava.dtype)
     names = Naming(prefixes=LLAVA_PREFIXES, unread=_unread(settings, model.encoder))
     report = load_named(model, [llava.state_dict()], names, source=source, allow=allow)
     model.generation_config = _never_saying(llava.generation_config, {settings.image_token_id})

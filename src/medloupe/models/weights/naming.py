@@ -143,7 +143,7 @@ def load_named(
         lacking = kept  # a part of it is there: it is not left out as a whole
     if lacking and not partial:
         raise CheckpointError(
-            f"lacks {len(lacking):,} tensors of the model, the first "
+            f"lacks tensors of the model ({len(lacking):,}), the first "
             f"{naming.theirs(lacking[0]) or lacking[0]!r}",
             file=str(source),
         )
@@ -176,7 +176,7 @@ def _renamed(name: str, prefixes: tuple[tuple[str, str], ...]) -> str | None:
 def _refuse_strange(strange: list[str], source: str | Path) -> None:
     if strange:
         raise CheckpointError(
-            f"{len(strange):,} tensors fit nothing in the model: {', '.join(strange[:3])}"
+            f"tensors that fit nothing in the model ({len(strange):,}): {', '.join(strange[:3])}"
             + (", ..." if len(strange) > 3 else ""),
             file=str(source),
             remedy="If they may be left out, allow them by name (allow, or --allow PREFIX)",

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -152,9 +151,7 @@ def empty_model(
         language=language | {"dtype": str(dtype).removeprefix("torch.")},
         image_token_id=image_token_id,
     )
-    with no_init_weights():
-        model = VisionLanguageModel(config)
-    cast_parameters(model, dtype)
+    model = unfilled(config, dtype)
     model.generation_config = GenerationConfig(suppress_tokens=[image_token_id])
     ends = architecture_from(language)
     for field in ("bos_token_id", "eos_token_id", "pad_token_id"):
@@ -163,10 +160,15 @@ def empty_model(
     return model
 
 
-def cast_parameters(model: nn.Module, dtype: torch.dtype) -> None:
-    """Parameters alone: buffers (rotary frequencies) stay exact."""
+def unfilled(config: VLMConfig, dtype: torch.dtype) -> VisionLanguageModel:
+    """The model without first weights. Parameters alone are cast: buffers (rotary frequencies) stay
+    exact."""
+    with no_init_weights():
+        model = VisionLanguageModel(config)
+    model.language_model.tie_weights()  # a step of the initialisation that was left out
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
+    return model
 
 
 def tokenizer_of(source: str) -> tuple[PreTrainedTokenizerBase, int]:
