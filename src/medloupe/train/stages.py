@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from medloupe.config import Config
+from medloupe.data.mixture import Mixture
 from medloupe.train.objectives.base import ObjectiveConfig
 
 Part = Literal["encoder", "connector", "language_model"]
@@ -34,16 +35,19 @@ class CurriculumConfig(Config):
 class StageConfig(Config):
     """One stage. `trainable` names parts; with `lora`, "language_model" means its adapters alone.
 
-    Length is `steps`, or `epochs` over the stage's rows. `learning_rates` overrides `learning_rate`
-    per part. The rate rises linearly over the first `warmup` share of the steps and falls along a
-    cosine to `min_learning_rate` times its peak. `batch_size` counts rows: an image, or an image with
-    all its packed questions. `clip` is the largest gradient norm.
+    `mixture` names prepared data sets to train on instead of the run's, and how much of each, in rows
+    of the stage; an epoch is then the mixture's. Length is `steps`, or `epochs` over the stage's rows.
+    `learning_rates` overrides `learning_rate` per part. The rate rises linearly over the first
+    `warmup` share of the steps and falls along a cosine to `min_learning_rate` times its peak.
+    `batch_size` counts rows: an image, or an image with all its packed questions. `clip` is the
+    largest gradient norm.
     """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_-]+$")
     objective: ObjectiveConfig
     trainable: tuple[Part, ...] = Field(min_length=1)
     lora: LoraConfig | None = None
+    mixture: Mixture | None = None
     learning_rate: float = Field(default=1e-4, gt=0)
     learning_rates: dict[Part, float] = Field(default_factory=dict)
     steps: int | None = Field(default=None, ge=1)
@@ -61,6 +65,8 @@ class StageConfig(Config):
     def _consistent(self) -> StageConfig:
         if self.lora is not None and "language_model" not in self.trainable:
             raise ValueError("lora needs 'language_model' in trainable")
+        if self.mixture is not None and self.curriculum is not None:
+            raise ValueError("a stage has a mixture or a curriculum, not both")
         idle = set(self.learning_rates) - set(self.trainable)
         if idle:
             raise ValueError(f"learning_rates name parts that do not train: {sorted(idle)}")
