@@ -21,7 +21,7 @@ import medloupe
 SOURCE = Path(medloupe.__file__).parent
 # Left to right; rooms in one tuple do not know each other.
 ROOMS = (
-    ("errors",),
+    ("errors", "html"),
     ("config",),
     ("types",),
     ("imaging",),

@@ -19,9 +19,9 @@ from medloupe.errors import ImageError
 from medloupe.evaluate.benchmark import Benchmark, Stratum
 from medloupe.evaluate.report import render_report, write_report
 from medloupe.evaluate.report.charts import bars, difference, loss_curve, reach_of
-from medloupe.evaluate.report.markup import Html, join, tag
 from medloupe.evaluate.report.pictures import data_uri
 from medloupe.evaluate.runner import rescore, run_benchmark
+from medloupe.html.markup import Html, join, tag
 from medloupe.imaging.read import read_image, read_ref
 from medloupe.imaging.windows import Window, to_display
 from medloupe.types import Box, EvalLog, EvalRow, ImageRef, Metric

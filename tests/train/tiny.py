@@ -280,7 +280,9 @@ class Lab:
             vlm,
             config,
             out,
-            lambda frozen: dataclasses.replace(context, frozen_encoder=frozen),
+            lambda stage: dataclasses.replace(
+                context, frozen_encoder="encoder" not in stage.trainable
+            ),
             **options,
         )
 

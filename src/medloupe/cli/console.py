@@ -138,6 +138,11 @@ def complain(message: str) -> None:
     err.print(message, markup=False)
 
 
+def tell(line: str) -> None:
+    """One line of plain text on stdout."""
+    out.print(f"  {line}", markup=False)
+
+
 def show_answer(answer: Generation) -> None:
     """The text, and each box in pixels of the last image."""
     out.print(answer.text, markup=False)

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
 
-from medloupe.data.rows import Row, all_rows
+from medloupe.data.rows import AnyRow, Row, all_rows
 from medloupe.errors import ConfigError, Fault, LeakError
 from medloupe.types import Conversation, ImageRef, Record, Split
-
-AnyRow = TypeVar("AnyRow", Conversation, Record)
 
 Hashes = Mapping[str, str]
 """uri -> SHA-256 of the file as it is; where absent, the `sha256` of the ref, else the uri."""

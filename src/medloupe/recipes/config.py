@@ -13,6 +13,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from medloupe.config import Config
+from medloupe.data.audit import GateConfig
 from medloupe.data.datasets.base import DatasetConfig
 from medloupe.evaluate.benchmark import Benchmark
 from medloupe.generate import GenerateConfig
@@ -61,6 +62,7 @@ class RunConfig(Config):
     processor: ProcessorConfig = ProcessorConfig()
     train: TrainConfig
     evaluate: EvaluateConfig
+    audit: GateConfig = GateConfig()
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")

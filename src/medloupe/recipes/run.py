@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 
 from medloupe.config import trusting_code
+from medloupe.data.audit import Passed
 from medloupe.data.dataset import Dataset, Progress, load_dataset
 from medloupe.errors import CheckpointError
 from medloupe.evaluate.log import read_log as read_evaluation
@@ -31,7 +33,8 @@ from medloupe.models.vlm import VisionLanguageModel
 from medloupe.processing import ImageSource, Processor
 from medloupe.recipes.config import EvaluateConfig, RunConfig
 from medloupe.recipes.manifest import run_manifest, surroundings
-from medloupe.train import Trainer
+from medloupe.recipes.sources import RunData, load_run_data, pass_gate
+from medloupe.train import StageConfig, Trainer
 from medloupe.train.checkpoint import CheckpointFolder
 from medloupe.train.log import read_log
 from medloupe.train.objectives.base import StageContext
@@ -58,25 +61,41 @@ def build(config: RunConfig, root: Path) -> tuple[VisionLanguageModel, Processor
 
 
 def train(
-    config: RunConfig, data: Path, out: Path, *, resume: bool = False, progress: Progress
+    config: RunConfig,
+    data: Path,
+    out: Path,
+    *,
+    resume: bool = False,
+    progress: Progress,
+    tell: Callable[[str], None] | None = None,
+    workers: int | None = 1,
 ) -> Path:
     """Run every stage on a prepared data set and save the model; returns its folder.
 
+    `tell` hears, before training begins, where the data come from and what the leak audit warns of.
+    `workers` processes look at the images for that (None: one a core); more than one need a script
+    that can be imported, with its work under `if __name__ == "__main__"`.
+
     Raises:
         CheckpointError: `out` holds checkpoints and `resume` is false, or they are of another run.
+        LeakError: training and held-out rows share patients or images; see `RunConfig.audit`.
         DataError, TrainingError, PromptError, ImageError: what is wrong with the data or the run.
     """
-    dataset = load_dataset(data)
-    manifest = _begin(config, dataset, out, resume=resume)
+    sources = load_run_data(config, data)
+    passed = pass_gate(config, sources, out / MANIFEST_FILE, workers=workers, progress=progress)
+    if tell is not None:
+        for line in (*sources.provenance(), *passed.warnings):
+            tell(line)
+    manifest = _begin(config, sources, passed, out, resume=resume)
     model, processor, images = build(config, data)
 
-    def context(frozen_encoder: bool) -> StageContext:
+    def context(stage: StageConfig) -> StageContext:
         return StageContext(
             model=model,
             processor=processor,
-            dataset=dataset,
+            dataset=sources.of(stage),
             images=images,
-            frozen_encoder=frozen_encoder,
+            frozen_encoder="encoder" not in stage.trainable,
             progress=progress,
         )
 
@@ -223,9 +242,14 @@ def _fingerprint_in(manifest: Path) -> str | None:
     return str(json.loads(manifest.read_text(encoding="utf-8"))["config_fingerprint"])
 
 
-def _begin(config: RunConfig, dataset: Dataset, out: Path, *, resume: bool) -> dict[str, Any]:
+def _begin(
+    config: RunConfig, sources: RunData, passed: Passed, out: Path, *, resume: bool
+) -> dict[str, Any]:
     """Note what is about to run; refuse to mix two runs in one folder."""
-    manifest = run_manifest(config, dataset)
+    manifest = run_manifest(config, sources.own) | {
+        "mixtures": sources.fingerprints(),
+        "audit": {"leak": passed.leak, "warnings": list(passed.warnings)},
+    }
     refuse_started(out, resume=resume)
     if CheckpointFolder(out / "checkpoints", keep=1).found():
         _refuse_other_run(config, manifest, out)
@@ -239,7 +263,8 @@ def _refuse_other_run(config: RunConfig, manifest: dict[str, Any], out: Path) ->
     fields = ("model", "processor", "train", "seed")
     differ = [field for field in fields if getattr(before, field) != getattr(config, field)]
     noted = json.loads((out / MANIFEST_FILE).read_text(encoding="utf-8"))
-    if noted["data_fingerprint"] != manifest["data_fingerprint"]:
+    data = ("data_fingerprint", "mixtures")
+    if [noted.get(name, {}) for name in data] != [manifest[name] for name in data]:
         differ.append("data")
     if differ:
         raise CheckpointError(

@@ -30,11 +30,11 @@ from medloupe.train.lora import (
 )
 from medloupe.train.objectives.base import Micro, Objective, Progress, StageContext
 from medloupe.train.optimizer import build_optimizer, set_rates, trained_parameters
-from medloupe.train.order import BatchOrder, CurriculumOrder, Order
+from medloupe.train.order import BatchOrder, CurriculumOrder, MixedRows, Order
 from medloupe.train.stages import StageConfig, TrainConfig
 
 Hook = Callable[[int, VisionLanguageModel], dict[str, float]]
-MakeContext = Callable[[bool], StageContext]
+MakeContext = Callable[[StageConfig], StageContext]
 
 
 @dataclass(kw_only=True)
@@ -56,7 +56,7 @@ class StageState:
 class Trainer:
     """Runs the stages of a `TrainConfig` on one model.
 
-    `context(frozen_encoder)` builds the objective's inputs; `hook(step, model)` may evaluate. Logs go
+    `context(stage)` builds the objective's inputs; `hook(step, model)` may evaluate. Logs go
     to `folder/train.jsonl`, checkpoints to `folder/checkpoints`.
     """
 
@@ -112,7 +112,7 @@ class Trainer:
     def _stage(self, number: int, stage: StageConfig, found: Found | None) -> None:
         torch.manual_seed(self.config.seed + number)
         self._freeze(stage)
-        objective = stage.objective.build(self.context("encoder" not in stage.trainable))
+        objective = stage.objective.build(self.context(stage))
         begin_adapters(self.model, stage)
         self._check_types(stage)
         train_mode(self.model)
@@ -365,7 +365,8 @@ class Trainer:
 
 def build_order(stage: StageConfig, objective: Objective, seed: int) -> tuple[Order, int]:
     """The order of a stage's batches and how many steps it has."""
-    order = BatchOrder(objective.lengths, stage.batch_size, seed)
+    mixed = MixedRows(stage.mixture, objective.names) if stage.mixture else None
+    order = BatchOrder(objective.lengths, stage.batch_size, seed, mixed)
     total = stage.steps or math.ceil(stage.epochs * order.per_epoch / stage.accumulate)
     if stage.curriculum is None:
         return order, total

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
+from medloupe.data.mixture import Mixture, source_of
 from medloupe.train.stages import CurriculumConfig
 
 # Rows are sorted by length inside windows of this many batches, then the batches are shuffled.
@@ -21,11 +24,19 @@ class Order(Protocol):
 
 
 class BatchOrder:
-    """Batches of similar length; every row once an epoch, the last batch may be smaller."""
+    """Batches of similar length; every row once an epoch, or as often as `mixed` draws it. The last
+    batch may be smaller."""
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        seed: int,
+        mixed: MixedRows | None = None,
+    ) -> None:
         self.lengths, self.batch_size, self.seed = np.asarray(lengths), batch_size, seed
-        self.per_epoch = math.ceil(len(lengths) / batch_size)
+        self.mixed = mixed
+        self.per_epoch = math.ceil((mixed.length if mixed else len(lengths)) / batch_size)
         self._epoch: tuple[int, list[list[int]]] | None = None
 
     def batch(self, number: int) -> list[int]:
@@ -37,7 +48,7 @@ class BatchOrder:
 
     def _batches(self, epoch: int) -> list[list[int]]:
         rng = np.random.default_rng([self.seed, epoch])
-        shuffled = rng.permutation(len(self.lengths))
+        shuffled = self.mixed.rows(epoch) if self.mixed else rng.permutation(len(self.lengths))
         window = self.batch_size * WINDOW
         batches: list[list[int]] = []
         for start in range(0, len(shuffled), window):
@@ -73,3 +84,29 @@ class CurriculumOrder:
         # a third number keeps this stream apart from the epochs of `order`
         rng = np.random.default_rng([self.order.seed, number, 1])
         return [int(row) for row in rng.choice(pool, size, replace=False)]
+
+
+class MixedRows:
+    """The rows of each epoch of a mixture; `names` are ids of a merged data set, one a row.
+
+    Raises:
+        DataError: a source has no row.
+    """
+
+    def __init__(self, mixture: Mixture, names: Sequence[str]) -> None:
+        found: dict[str, list[int]] = defaultdict(list)
+        for row, name in enumerate(names):
+            found[source_of(name)].append(row)
+        self._rows = [np.asarray(found[source.name]) for source in mixture.sources]
+        self._order = mixture.order({name: len(rows) for name, rows in found.items()})
+        self.counts = dict(zip((s.name for s in mixture.sources), self._order.counts, strict=True))
+        self.length = self._order.length
+
+    def rows(self, epoch: int) -> NDArray[np.int64]:
+        """The rows of an epoch, shuffled."""
+        sources, within = self._order.at(np.arange(epoch * self.length, (epoch + 1) * self.length))
+        rows = np.empty_like(within)
+        for number, own in enumerate(self._rows):
+            here = sources == number
+            rows[here] = own[within[here]]
+        return rows

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from medloupe.config import Config
+from medloupe.data.mixture import Mixture
 from medloupe.models.low_rank import LowRankConfig
 from medloupe.models.vlm import Part
 from medloupe.train.objectives.base import ObjectiveConfig
@@ -43,10 +44,12 @@ class StageConfig(Config):
     """One stage. `trainable` names parts; with `lora`, "language_model" means its adapters alone, and
     with `encoder_lora`, "encoder" means those of the encoder.
 
-    Length is `steps`, or `epochs` over the stage's rows. `learning_rates` overrides `learning_rate`
-    per part. The rate rises linearly over the first `warmup` share of the steps and falls along a
-    cosine to `min_learning_rate` times its peak. `batch_size` counts rows: an image, or an image with
-    all its packed questions. `clip` is the largest gradient norm.
+    `mixture` names prepared data sets to train on instead of the run's, and how much of each, in rows
+    of the stage; an epoch is then the mixture's. Length is `steps`, or `epochs` over the stage's rows.
+    `learning_rates` overrides `learning_rate` per part. The rate rises linearly over the first
+    `warmup` share of the steps and falls along a cosine to `min_learning_rate` times its peak.
+    `batch_size` counts rows: an image, or an image with all its packed questions. `clip` is the
+    largest gradient norm.
     """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_-]+$")
@@ -54,6 +57,7 @@ class StageConfig(Config):
     trainable: tuple[Part, ...] = Field(min_length=1)
     lora: LoraConfig | None = None
     encoder_lora: LoraConfig | None = None
+    mixture: Mixture | None = None
     learning_rate: float = Field(default=1e-4, gt=0)
     learning_rates: dict[Part, float] = Field(default_factory=dict)
     steps: int | None = Field(default=None, ge=1)
@@ -72,6 +76,8 @@ class StageConfig(Config):
         for part in self.adapted:
             if part not in self.trainable:
                 raise ValueError(f"{LORA_FIELDS[part]} needs {part!r} in trainable")
+        if self.mixture is not None and self.curriculum is not None:
+            raise ValueError("a stage has a mixture or a curriculum, not both")
         idle = set(self.learning_rates) - set(self.trainable)
         if idle:
             raise ValueError(f"learning_rates name parts that do not train: {sorted(idle)}")

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from medloupe.evaluate.report.markup import Html, tag
+from medloupe.html.markup import Html, tag
 from medloupe.types import Metric
 
 _WIDTH = 240.0

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,10 @@ from medloupe.data.dataset import DatasetCard
 from medloupe.evaluate.benchmark import Benchmark
 from medloupe.evaluate.metrics import FEWEST_PATIENTS, find_metric, verdict
 from medloupe.evaluate.report import charts
-from medloupe.evaluate.report.markup import Html, tag
 from medloupe.evaluate.report.pictures import Gallery, ReadImage
 from medloupe.evaluate.report.samples import sample_browser
+from medloupe.html.markup import Html, tag
+from medloupe.html.page import asset, document, write_page
 from medloupe.types import AnswerType, EvalLog, Metric
 
 TrainingRows = Sequence[Mapping[str, Any]]
@@ -28,7 +27,6 @@ _TITLES: dict[AnswerType, str] = {
     "open": "Open questions",
 }
 _BLIND = {"blind": "another patient's image", "majority": "most frequent training answer"}
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
 def write_report(
@@ -47,13 +45,7 @@ def write_report(
     "stage"). At most `samples` questions are shown, their images no larger than `pixels`.
     """
     page = render_report(log, images, training, samples=samples, pixels=pixels)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        aside.write_text(page, encoding="utf-8", newline="\n")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_page(path, page)
 
 
 def render_report(
@@ -80,18 +72,13 @@ def render_report(
         _manifest(log),
         tag("footer", "MedLoupe is research software. It is no medical device."),
     )
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("title", f"{log.benchmark}: evaluation report"),
-        tag("style", _asset("style.css")),
+    return document(
+        f"{log.benchmark}: evaluation report",
+        gallery.store(),
+        body,
+        tag("script", asset(__package__, "browser.js")),
+        style=asset(__package__, "style.css"),
     )
-    script = tag("script", _asset("browser.js"))
-    page = tag("html", head, tag("body", gallery.store(), body, script), lang="en")
-    return f"<!doctype html>\n{page}\n"
 
 
 class _Made(Config):
@@ -99,11 +86,6 @@ class _Made(Config):
 
     benchmark: Benchmark
     dataset: DatasetCard
-
-
-def _asset(name: str) -> Html:
-    """A file of this package, as it stands: style sheets and scripts are not escaped."""
-    return Html(resources.files(__package__).joinpath(name).read_text(encoding="utf-8"))
 
 
 def _header(log: EvalLog, made: _Made) -> Html:

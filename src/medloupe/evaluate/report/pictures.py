@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from medloupe.errors import MedLoupeError
-from medloupe.evaluate.report.markup import Html, tag
+from medloupe.html.markup import Html, tag
 from medloupe.types import Box, ImageRef
 
 ReadImage = Callable[[ImageRef], NDArray[np.uint8]]

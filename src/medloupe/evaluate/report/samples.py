@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 from medloupe.evaluate.benchmark import Benchmark
 from medloupe.evaluate.metrics import task_of
-from medloupe.evaluate.report.markup import Html, join, tag
 from medloupe.evaluate.report.pictures import Gallery
 from medloupe.evaluate.scorers.base import Scorer
+from medloupe.html.markup import Html, join, tag
 from medloupe.types import Box, EvalLog, EvalRow, Score
 
 STATES = ("right", "partly", "wrong", "unscored")

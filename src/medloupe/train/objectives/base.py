@@ -63,6 +63,11 @@ class Objective(abc.ABC):
             TrainingError: no row has it, or a value is no number.
         """
 
+    @property
+    @abc.abstractmethod
+    def names(self) -> Sequence[str]:
+        """The id of each row, or of the first conversation packed into it."""
+
     @abc.abstractmethod
     def micro(self, rows: Sequence[int]) -> Micro:
         """Build the batch of these rows."""

@@ -83,6 +83,10 @@ class GroundingObjective(Objective):
     def ease(self, attribute: str) -> Sequence[float]:
         return ease_of(([record] for record in self.records), attribute)
 
+    @property
+    def names(self) -> Sequence[str]:
+        return [record.id for record in self.records]
+
     def micro(self, rows: Sequence[int]) -> Micro:
         chosen = [self.records[row] for row in rows]
         images = self.images.inputs([record.images[0] for record in chosen])

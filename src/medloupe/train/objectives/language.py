@@ -75,6 +75,10 @@ class LanguageObjective(Objective):
     def ease(self, attribute: str) -> Sequence[float]:
         return ease_of(([self.taught[name] for name in row.ids] for row in self.rows), attribute)
 
+    @property
+    def names(self) -> Sequence[str]:
+        return [row.ids[0] for row in self.rows]
+
     def micro(self, rows: Sequence[int]) -> Micro:
         chosen = [self.rows[row] for row in rows]
         refs = [image for row in chosen for image in row.images]
