@@ -212,8 +212,8 @@ def _assign(
 ) -> None:
     """Set `path` inside nested dicts and lists, in place.
 
-    `components` are ids of dicts, True where another component was named: its fields are not in
-    `data`, and whether they exist is seen when it is parsed.
+    `components` are ids of dicts, True where another component was named, or where nothing stood: its
+    fields are not in `data`, and whether they exist is seen when it is parsed.
     """
     key, rest = path[0], path[1:]
     if isinstance(data, list):
@@ -231,6 +231,7 @@ def _assign(
         raise ConfigError(f"unknown field {key!r}; {did_you_mean(key, data)}", field=whole)
     if rest and data[key] is None:
         data[key] = {}
+        components[id(data[key])] = True
     if rest and isinstance(data[key], dict) and not data[key]:
         data[key][rest[0]] = None
     if rest:

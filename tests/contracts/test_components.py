@@ -241,7 +241,7 @@ SMALL_VIT = {"width": 32, "depth": 2, "heads": 4, "hidden": 48}
 VOLUME = {"shape": [8, 32, 32], "size": SMALL_VIT}
 CONVOLUTIONS = {
     "resnet": ResNetConfig(
-        embedding_size=8, hidden_sizes=[8, 16, 16, 32], depths=[1, 2, 1, 1]
+        embedding_size=8, hidden_sizes=[8, 16, 16, 32], depths=[1, 2, 1, 1], layer_type="basic"
     ).to_diff_dict(),
     "convnext": ConvNextConfig(
         hidden_sizes=[8, 16, 16, 32], depths=[1, 1, 1, 1], layer_scale_init_value=0.5
@@ -254,7 +254,8 @@ TINY: dict[str, dict[str, Any]] = {
     "siglip2": TOWER
     | {"architecture": Siglip2VisionConfig(**(SMALL | {"num_patches": 4})).to_diff_dict()},
     "dinov2": TOWER | {"architecture": Dinov2Config(**SMALL).to_diff_dict()},
-    "dinov3": TOWER | {"architecture": DINOv3ViTConfig(**SMALL).to_diff_dict()},
+    "dinov3": TOWER
+    | {"architecture": DINOv3ViTConfig(**SMALL, num_register_tokens=2).to_diff_dict()},
     "hf_vision": TOWER | {"architecture": ViTConfig(**SMALL).to_diff_dict()},
     "biomedclip": TOWER | {"size": SMALL_VIT},
     "resnet": {"image_size": 64, "stride": 8, "architecture": CONVOLUTIONS["resnet"]},
@@ -277,6 +278,12 @@ TINY |= {
         "image": {"name": "clip"} | TINY["clip"],
         "volume": {"name": "vit3d"} | TINY["vit3d"],
     },
+}
+HOLDERS = ("scales", "tiles", "slices", "joined", "trimmed", "by_kind")
+NEEDS |= {("encoder", name): TINY[name] for name in HOLDERS}
+NEEDS |= {
+    ("transform", "several"): {"transforms": [{"name": "image", "size": 32}, {"name": "tiles"}]},
+    ("transform", "by_kind"): {"image": "tiles", "volume": "volume"},
 }
 # The shapes of one image's views where they are not one picture of 64 x 64.
 SHAPES: dict[str, Any] = {

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from medloupe.errors import CheckpointError, ConfigError, MissingExtraError
 from medloupe.models.language import (
@@ -19,6 +23,17 @@ from medloupe.models.language import (
     load_language,
     starter_gguf,
 )
+
+TEXT = {
+    "vocab_size": 98,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "pad_token_id": 0,
+}
 
 
 def test_a_folder_loads_with_its_tokenizer_and_dtype(language_folder: Path) -> None:
@@ -50,6 +65,51 @@ def test_a_folder_that_holds_no_model(tmp_path: Path) -> None:
 def test_a_gguf_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such file"):
         language_folder(str(tmp_path / "missing.gguf"))
+
+
+def test_a_folder_that_lacks_a_tensor(language_folder: Path) -> None:
+    """transformers only warns, and goes on with random numbers."""
+    file = language_folder / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["model.norm.weight"]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(
+        CheckpointError, match=r"lacks 1 tensors of a LlamaForCausalLM.*norm.weight"
+    ):
+        load_language(LanguageConfig(source=str(language_folder)))
+    file.write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(CheckpointError, match="cannot load a language model"):
+        load_language(LanguageConfig(source=str(language_folder)))
+
+
+def test_a_model_that_reads_tokens_in_every_layer(language_folder: Path) -> None:
+    """Gemma 3n looks the tokens up again in each layer, and would do without them in silence."""
+    sizes = {k: v for k, v in TEXT.items() if k != "head_dim"}
+    settings = AutoConfig.for_model(
+        "gemma3n_text",
+        **sizes,
+        head_dim=8,
+        hidden_size_per_layer_input=4,
+        vocab_size_per_layer_input=98,
+        num_kv_shared_layers=0,
+        laurel_rank=2,
+        altup_num_inputs=2,
+        layer_types=["full_attention", "full_attention"],
+        activation_sparsity_pattern=[0.0, 0.0],
+    )
+    AutoModelForCausalLM.from_config(settings).save_pretrained(language_folder)
+    with pytest.raises(ConfigError, match=r"reads token ids in every layer.*embeddings alone"):
+        load_language(LanguageConfig(source=str(language_folder)))
+
+
+def test_attention_is_what_the_family_has(language_folder: Path) -> None:
+    model, _ = load_language(LanguageConfig(source=str(language_folder)))
+    assert model.config._attn_implementation == "sdpa"
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma2", **TEXT)).save_pretrained(
+        language_folder
+    )
+    model, _ = load_language(LanguageConfig(source=str(language_folder)))
+    assert model.config._attn_implementation == "eager"
 
 
 def test_unknown_fields_answer_with_near_ones() -> None:
@@ -101,6 +161,32 @@ def test_two_files_of_one_name_and_size_are_two_models(tmp_path: Path) -> None:
     assert _sampled_hash(files[0]) != _sampled_hash(files[1])
     (tmp_path / "copy.gguf").write_bytes(files[0].read_bytes())
     assert _sampled_hash(tmp_path / "copy.gguf") == _sampled_hash(files[0])
+
+
+def test_quantisation_without_its_package(language_folder: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "medloupe\[quantized\]"'):
+        load_language(LanguageConfig(source=str(language_folder), quantization="nf4"))
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_quantisation_that_this_machine_cannot_do(tmp_path: Path, monkeypatch, kind: str) -> None:
+    """A package with no backend fails at the first number, and before anything is loaded."""
+    package, functional = ModuleType("bitsandbytes"), ModuleType("bitsandbytes.functional")
+    package.__spec__ = importlib.machinery.ModuleSpec("bitsandbytes", None)
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no kernel image for this device")
+
+    functional.quantize_4bit = functional.int8_vectorwise_quant = fail
+    package.functional = functional
+    monkeypatch.setitem(sys.modules, "bitsandbytes", package)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.functional", functional)
+    with pytest.raises(
+        ConfigError, match=f"to {kind} on this machine: no kernel.*to none"
+    ) as caught:
+        load_language(LanguageConfig(source=str(tmp_path / "nowhere"), quantization=kind))
+    assert caught.value.fault.field == "model.language.quantization"
 
 
 @pytest.fixture(scope="module")

@@ -92,6 +92,7 @@ def test_adapters_of_a_bfloat16_model_are_float32_there_and_after_loading(
 ) -> None:
     model = make_model()
     model.language_model.to(torch.bfloat16)
+    model.config.language["dtype"] = "bfloat16"  # as a published model's config says
     attach(model, "language_model", LowRankConfig(rank=2))
     model.save_pretrained(tmp_path)
     for one in (model, VisionLanguageModel.load(tmp_path)):
@@ -100,18 +101,23 @@ def test_adapters_of_a_bfloat16_model_are_float32_there_and_after_loading(
 
 
 def test_what_merging_into_bfloat16_costs(make_model, pixels) -> None:
-    """The change is rounded to bfloat16, and so is the sum: each by at most 2**-8 of itself."""
+    """The change is rounded to bfloat16, and so is the sum: each by at most 2**-8 of itself. Against the
+    same model in float32 that is no more than what bfloat16 arithmetic is off by anyway: both 1.4 %."""
     model = make_model()
-    model.language_model.to(torch.bfloat16)
-    attach(model, "language_model", LowRankConfig(rank=2))
-    learned(model, scale=0.02)
     part = model.language_model
+    part.to(torch.bfloat16)
+    attach(model, "language_model", LowRankConfig(rank=2))
+    learned(model, scale=0.004)
     wanted = {}
     for name in sorted(adapted(part)):
         layer = part.get_submodule(name)
         change = layer.get_delta_weight("default")
         wanted[name] = layer.base_layer.weight.detach().float(), change.detach().float()
-    before = said(model, pixels)
+    exact = make_model()
+    own = {name.replace(".base_layer", ""): tensor for name, tensor in part.state_dict().items()}
+    own |= {f"{name}.weight": weight + change for name, (weight, change) in wanted.items()}
+    exact.language_model.load_state_dict(own, strict=False)
+    truth, kept = said(exact, pixels), said(model, pixels)
     merge(model, "language_model")
     lost = []
     for name, (weight, change) in wanted.items():
@@ -121,9 +127,9 @@ def test_what_merging_into_bfloat16_costs(make_model, pixels) -> None:
         bound = 2**-8 * ((weight + change).abs() + 1.01 * change.abs())
         assert bool((off <= bound).all()), name
         lost.append((merged.float() == weight).float().mean())
-    assert float(torch.stack(lost).mean()) > 0.1  # small changes of single weights do get lost
-    apart = (said(model, pixels) - before).norm() / before.norm()
-    assert 0 < apart < 0.02  # as far as bfloat16 arithmetic itself is off
+    assert float(torch.stack(lost).mean()) > 0.03  # measured 0.06: changes that are not there any more
+    off_kept, off_merged = (float((x - truth).norm()) for x in (kept, said(model, pixels)))
+    assert off_merged < 1.3 * off_kept < 0.03 * float(truth.norm())
 
 
 def test_targets_by_name(make_model) -> None:

@@ -141,13 +141,13 @@ def test_features_are_the_models_own_without_its_prefix(kind: str) -> None:
     with torch.no_grad():
         wanted = reference(pixel_values=pixels).last_hidden_state
         features = encoder(pixels)
+        assert torch.equal(encoder.train()(pixels), features)  # no dropout, no stochastic depth
     if form == "channels_first":
         wanted = wanted.flatten(2).transpose(1, 2)
     torch.testing.assert_close(features, wanted[:, prefix:], **CLOSE)
     assert encoder.layout == ImageLayout(rows=side, columns=side)
     assert encoder.channels == features.shape[-1]
     assert encoder.arrangement.prefix == prefix
-    assert torch.equal(encoder.train()(pixels), features)  # no dropout, no stochastic depth
 
 
 @pytest.mark.parametrize("kind", ["vit", "swin", "resnet"])
@@ -237,6 +237,11 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path: Path) -> None:
 
 REFUSED: dict[str, tuple[Any, dict[str, Any], str]] = {
     "detection tokens": (YolosConfig(**(SIZES | {"image_size": [32, 32]})), {}, "no square grid"),
+    "as many as make another square": (  # 16 patches, a class token, 8 more: 25
+        YolosConfig(**(SIZES | {"image_size": [32, 32]}), num_detection_tokens=8),
+        {},
+        "25 tokens for 32 pixels, which are no square grid",
+    ),
     "random masks": (ViTMAEConfig(**SIZES), {}, "drops and shuffles patches at random"),
     "text": (BertConfig(), {"image_size": 32}, "not pixel_values alone"),
     "other inputs": (Siglip2VisionConfig(), {"image_size": 32}, "not pixel_values alone"),

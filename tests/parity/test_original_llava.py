@@ -151,6 +151,29 @@ def test_it_says_what_transformers_llava_says(
     assert layer == ({"2"} if with_tower else set())
 
 
+def test_gradients_are_transformers_llavas(
+    make_llava: Any, save: Any, row: Any, pixels: Any
+) -> None:
+    llava = make_llava()
+    model = load_published(str(save(llava))).model
+    ids = row(1, 5, "image", 6, 7, 2)
+    ours = ids.masked_fill(ids == 98, model.config.image_token_id)
+    labels = ids.masked_fill(torch.arange(ids.shape[1]) < 18, -100)
+    model(input_ids=ours, pixel_values=pixels[:1], labels=labels).loss.backward()
+    llava(input_ids=ids, pixel_values=pixels[:1], labels=labels).loss.backward()
+    config = VLMConfig.from_dict(model.config.to_dict())
+    assert config.encoder is not None
+    names = naming(CLIPEncoderConfig.parse(config.encoder), MLPConnectorConfig(depth=2))
+    own, compared = dict(model.named_parameters()), 0
+    for name, parameter in llava.named_parameters():
+        mine = own.get(names.ours(original_name(name)) or "")
+        if mine is not None and parameter.grad is not None:
+            assert mine.grad is not None, name
+            torch.testing.assert_close(mine.grad, parameter.grad, rtol=1e-4, atol=1e-6)
+            compared += 1
+    assert compared > 50  # all but the tower's last norm, which is not read
+
+
 def test_it_brings_its_prompt_its_pixels_and_its_length(make_llava: Any, save: Any) -> None:
     published = load_published(str(save(make_llava())))
     assert published.prompt == "vicuna_v1"
@@ -349,7 +372,9 @@ def test_at_published_size_every_name_and_shape_maps_both_ways(
     names = naming(encoder, connector)
     read = {k: v for k, v in theirs.items() if not names.unread.fullmatch(k)}
     assert {k.split(".layers.")[1].split(".")[0] for k in theirs.keys() - read.keys()} == {"23"}
-    assert {names.ours(k): v.shape for k, v in read.items()} == {k: v.shape for k, v in ours.items()}
+    assert {names.ours(k): v.shape for k, v in read.items()} == {
+        k: v.shape for k, v in ours.items()
+    }
     assert {names.theirs(k) for k in ours} == set(read)
     total = sum(tensor.numel() for tensor in read.values())
     assert round(total / 1e9, 2) == {"7B": 7.05, "13B": 13.34}[size]

@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medloupe.errors import PromptError
+from medloupe.imaging.composed import SlicesTransform, VolumeTransform
+from medloupe.imaging.slices import SliceSelection
 from medloupe.imaging.transforms import Geometry, HorizontalFlip, ImageTransform
 from medloupe.models.vlm import IMAGE_TOKEN
 from medloupe.processing import BoxEncoding, Processor, ProcessorConfig
@@ -208,3 +210,98 @@ def test_each_box_is_written_in_the_view_of_its_own_image(tiny: ModuleType) -> N
     processor = Processor(config, words, ImageLayouts(image=ImageLayout(rows=1, columns=1)), 0)
     text = processor.answer_text(row, lambda ref: sizes[ref.uri])
     assert text == "{<0><0><50><50>}{<0><0><100><50>}"
+
+
+DEEP = SlicesTransform(
+    transform=ImageTransform(size=64, fit="pad"), selection=SliceSelection(count=10)
+)
+
+
+class TestVolumes:
+    """Six numbers: a corner, then the other."""
+
+    @pytest.mark.parametrize(
+        ("encoding", "text"),
+        [
+            # x and y as above in `test_written_by_hand`; slices 10 to 30 of 40
+            (BoxEncoding(), "{<25><38><25><75><62><75>}"),
+            (BoxEncoding(scale=1000), "{<250><375><250><750><625><750>}"),
+            (BoxEncoding(form="square", scale=1), "[0.25, 0.38, 0.25, 0.75, 0.62, 0.75]"),
+        ],
+    )
+    def test_written_by_hand(self, encoding: BoxEncoding, text: str) -> None:
+        box = Box(label="lesion", x1=50, y1=25, z1=10, x2=150, y2=75, z2=30)
+        volume = VolumeTransform(shape=(8, 32, 32)).placement((200, 100, 40))
+        assert encoding.write(box, DEEP.placement((200, 100, 40))) == text
+        stretched = encoding.write(box, volume)
+        z = encoding.read(text, [volume])[0]
+        assert (z.z1, z.z2) == (10, 30)
+        assert encoding.read(stretched, [volume])[0] == box.model_copy(update={"label": ""})
+
+    @given(
+        encoding=st.sampled_from(ENCODINGS),
+        transform=st.sampled_from([DEEP, VolumeTransform(shape=(8, 32, 32))]),
+        size=st.tuples(st.integers(1, 600), st.integers(1, 600), st.integers(1, 400)),
+        corners=st.tuples(*[st.floats(0, 1)] * 6),
+    )
+    @settings(max_examples=200, deadline=None, derandomize=True)
+    def test_reading_inverts_writing_up_to_rounding(
+        self, encoding: BoxEncoding, transform: Any, size: Any, corners: tuple[float, ...]
+    ) -> None:
+        placement = transform.placement(size)
+        edges = {}
+        for place, (axis, length) in enumerate(zip("xyz", size, strict=True)):
+            low, high = sorted(corners[2 * place : 2 * place + 2])
+            edges |= {f"{axis}1": low * length, f"{axis}2": high * length}
+        box = Box(label="a", **edges)
+        seen = placement.forward_box(box)
+        if any(getattr(seen, f"{axis}1") >= getattr(seen, f"{axis}2") for axis in "xyz"):
+            return  # an empty box has no text
+        text = encoding.write(box, placement)
+        (again,) = encoding.read(text, [placement])
+        decimals = encoding.decimals or (2 if encoding.scale == 1 else 0)
+        step = 0.5 * 10**-decimals / encoding.scale  # in shares of the view
+        scales = placement.matrix.diagonal()[:3]
+        for axis, view, scale in zip("xyz", placement.view, scales, strict=True):
+            for edge in "12":
+                apart = abs(getattr(again, axis + edge) - getattr(box, axis + edge))
+                assert apart <= step * view / scale * (1 + 1e-6) + 1e-6
+
+    def test_a_box_through_all_slices_has_four_numbers(self) -> None:
+        placement = DEEP.placement((200, 100, 40))
+        flat = Box(label="", x1=50, y1=25, x2=150, y2=75)
+        assert BoxEncoding().write(flat, placement) == BoxEncoding().write(flat, WIDE)
+        (again,) = BoxEncoding(scale=1, decimals=4).read(
+            "{<0.25><0.375><0.75><0.625>}", [placement]
+        )
+        assert again == flat
+
+    def test_slices_have_no_place_in_a_picture(self) -> None:
+        deep = Box(label="lesion", x1=0, y1=0, z1=0, x2=9, y2=9, z2=1)
+        with pytest.raises(PromptError, match=r"'lesion' has slices.*kind: volume"):
+            BoxEncoding().write(deep, WIDE)
+        assert BoxEncoding().read("{<0><0><0><9><9><9>}", [WIDE]) == []
+
+    def test_a_box_beside_the_volume(self) -> None:
+        beyond = Box(label="a", x1=0, y1=0, z1=40, x2=9, y2=9, z2=41)
+        with pytest.raises(PromptError, match="outside the part"):
+            BoxEncoding().write(beyond, DEEP.placement((200, 100, 40)))
+
+    @pytest.mark.parametrize(
+        "text", ["{<0><0><50><9><9><20>}", "{<0><0><0><9><9>}", "{<0><0><0><9><9><101>}"]
+    )
+    def test_malformed_boxes_are_no_boxes(self, text: str) -> None:
+        assert BoxEncoding().read(text, [DEEP.placement((200, 100, 40))]) == []
+
+    def test_a_box_goes_to_the_last_image_of_its_kind(self) -> None:
+        deep = DEEP.placement((200, 100, 40))
+        text = "a {<0><0><0><9><9><9>} b {<0><0><9><9>}"
+
+        def owners(*placements: Any) -> list[int]:
+            return [box.image for box in BoxEncoding().read(text, placements)]
+
+        assert owners(WIDE, deep) == [1, 0]
+        assert owners(deep, WIDE, deep, WIDE) == [2, 3]
+        assert owners(WIDE) == [0]  # the first is no box of a picture
+        assert owners(deep) == [0, 0]  # the second goes through all slices
+        assert owners() == []

@@ -232,7 +232,7 @@ VOLUME = ImageRef(uri="v.nii", kind="volume")
         ((("Is it?",), ("see ", IMAGES[0])), "an answer holds an image"),
         ((("Where?",), (BOX,)), "the conversation has 0"),
         (((IMAGES[0], "Where?"), (BOX.model_copy(update={"image": 1}),)), "names image 1"),
-        (((IMAGES[0], "Where?"), (BOX.model_copy(update={"z1": 1.0, "z2": 2.0}),)), "3D box"),
+        (((IMAGES[0], "Where?"), (BOX.model_copy(update={"z1": 1.0, "z2": 2.0}),)), "has slices"),
         (((VOLUME, "Is it?"), ("yes",)), "is a volume"),
     ],
 )

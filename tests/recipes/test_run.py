@@ -110,6 +110,44 @@ def test_a_finished_run_is_known_by_its_config(trained: Trained, tmp_path: Path)
     assert not run.is_evaluated(trained.config, trained.out)
 
 
+def test_a_run_starts_from_another(trained: Trained, tmp_path: Path) -> None:
+    """Said and noted by name; a rate of nothing leaves the connector as it came."""
+    start = [f"model.start.folder={trained.out}", "model.start.parts=[connector]"]
+    config = trained.config.with_overrides([*start, "seed=1"])
+    align = config.train.stages[-1].model_copy(
+        update={"trainable": ("connector",), "lora": None, "steps": 1, "learning_rate": 1e-12}
+    )
+    train = config.train.model_copy(update={"stages": (align,)})
+    config = config.model_copy(update={"train": train})
+    said: list[str] = []
+    run.train(config, trained.data, tmp_path, progress=silent, tell=said.append)
+    ours, theirs = (run.load(p / "model", root=p).model for p in (tmp_path, trained.out))
+    wanted = theirs.connector.state_dict()
+    for name, tensor in ours.connector.state_dict().items():
+        torch.testing.assert_close(tensor, wanted[name], rtol=0, atol=1e-9)
+    (line,) = [line for line in said if ": loaded: " in line]
+    assert line.startswith(f"start from {trained.out}: loaded: {len(wanted)} tensors")
+    for folder in (tmp_path, tmp_path / "model"):
+        report = json.loads((folder / "manifest.json").read_text("utf-8"))["start"]
+        assert report["source"] == str(trained.out / "model")
+        assert report["loaded"] == sorted(f"connector.{name}" for name in wanted)
+        assert len(report["kept"]) + len(wanted) == len(ours.state_dict())
+    assert run.load_run_of(tmp_path / "model") == config
+
+
+def test_a_start_that_is_not_there(trained: Trained, tmp_path: Path) -> None:
+    config = trained.config.with_overrides([f"model.start.folder={tmp_path / 'nowhere'}"])
+    with pytest.raises(CheckpointError, match="no saved model here to start from"):
+        run.train(config, trained.data, tmp_path / "run", progress=silent)
+
+
+def test_plans_on_quantised_weights_are_refused_as_they_are_written() -> None:
+    with pytest.raises(
+        ConfigError, match=r"cannot be merged into quantised weights.*merge to false"
+    ):
+        load_run("starter_tiny", ["model.language.quantization=nf4"])
+
+
 def test_the_manifest_names_config_data_and_code(trained: Trained) -> None:
     manifest = json.loads((trained.out / "model/manifest.json").read_text("utf-8"))
     assert manifest["config_fingerprint"] == trained.config.fingerprint()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from medloupe.cli import console, weights
+from medloupe.cli import console, plan, reproduce, weights
 from medloupe.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -47,6 +47,14 @@ Trust = Annotated[
 Frame = Annotated[
     list[int] | None,
     typer.Option("--frame", help="Frame, page or slice (from 0) of each --image; one is for all."),
+]
+Volume = Annotated[
+    list[Path] | None,
+    typer.Option("--volume", help="NIfTI, NRRD, NPY or a folder of DICOM slices; may be repeated."),
+]
+Modality = Annotated[
+    str | None,
+    typer.Option("--modality", help="Of files that do not say (NIfTI, NRRD, NPY); CT means HU."),
 ]
 
 
@@ -222,15 +230,19 @@ def ask(
         typer.Option("--image", help="PNG, JPEG, TIFF, DICOM or NIfTI; may be repeated."),
     ] = None,
     frame: Frame = None,
+    volume: Volume = None,
+    modality: Modality = None,
     trust_code: Trust = False,
 ) -> None:
-    """Answer one question about one image or several; boxes are in pixels of the last image.
+    """Answer one question about images and volumes, images first; flat boxes are in pixels of the last
+    image, boxes with slices in voxels of the last volume.
 
     [dim]medloupe ask --model runs/first --image scan.dcm "Is there a bright lesion?"[/]
     [dim]medloupe ask --model runs/first --image cine.dcm --frame 3 "Which plane is this?"[/]
+    [dim]medloupe ask --model runs/ct --volume chest.nii.gz --modality CT "Is there an effusion?"[/]
     """
     console.quiet_libraries()
-    refs = _image_refs(image or [], frame or [])
+    refs = _image_refs(image or [], frame or [], volume or [], modality)
     from medloupe.generate import ChatSession
     from medloupe.recipes import run
 
@@ -245,25 +257,30 @@ def chat(
         list[Path] | None, typer.Option("--image", help="Shown with the first question.")
     ] = None,
     frame: Frame = None,
+    volume: Volume = None,
+    modality: Modality = None,
     trust_code: Trust = False,
 ) -> None:
     """Talk to a model in the terminal, over several turns and images.
 
-    Inside: /image PATH \\[FRAME] shows one more image with the next question, /new starts again,
-    /quit (or Ctrl-D) ends.
+    Inside: /image PATH \\[FRAME] shows one more image with the next question, /volume PATH a volume,
+    /new starts again, /quit (or Ctrl-D) ends.
 
     [dim]medloupe chat --model runs/first --image scan.dcm[/]
     """
     console.quiet_libraries()
-    refs = _image_refs(image or [], frame or [])
+    refs = _image_refs(image or [], frame or [], volume or [], modality)
     from medloupe.cli.chat import converse
     from medloupe.recipes import run
 
-    converse(run.load(run.model_folder(model), root=Path.cwd(), trust_code=trust_code), refs)
+    predict = run.load(run.model_folder(model), root=Path.cwd(), trust_code=trust_code)
+    converse(predict, refs, modality=modality)
 
 
-def _image_refs(paths: list[Path], frames: list[int]) -> list[ImageRef]:
-    """The images of a question; `frames` is none, one for all, or one for each."""
+def _image_refs(
+    paths: list[Path], frames: list[int], volumes: list[Path], modality: str | None
+) -> list[ImageRef]:
+    """What a question shows, volumes last; `frames` is none, one for all images, or one for each."""
     from medloupe.types import ImageRef
 
     if len(frames) not in (0, 1, len(paths)):
@@ -273,9 +290,12 @@ def _image_refs(paths: list[Path], frames: list[int]) -> list[ImageRef]:
         )
     one = frames[0] if len(frames) == 1 else None
     chosen = frames if len(frames) > 1 else [one] * len(paths)
+    shown = [("image", path, frame) for path, frame in zip(paths, chosen, strict=True)]
     return [
-        ImageRef.parse({"uri": str(path.resolve()), "frame": frame})
-        for path, frame in zip(paths, chosen, strict=True)
+        ImageRef.parse(
+            {"uri": str(path.resolve()), "frame": frame, "kind": kind, "modality": modality}
+        )
+        for kind, path, frame in [*shown, *(("volume", path, None) for path in volumes)]
     ]
 
 
@@ -310,6 +330,8 @@ def recipe_show(
 
 app.command("import")(weights.import_)
 app.command("export")(weights.export)
+app.command("plan")(plan.plan)
+app.command("reproduce")(reproduce.reproduce)
 
 
 @app.command()

@@ -11,10 +11,15 @@ from medloupe.errors import MedLoupeError, PromptError
 from medloupe.generate import ChatSession, Predictor
 from medloupe.types import ImageRef
 
-HELP = "/image PATH [FRAME] shows an image, /new starts again, /quit ends"
+HELP = "/image PATH [FRAME] shows an image, /volume PATH a volume, /new starts again, /quit ends"
 
 
-def converse(predict: Predictor, images: Sequence[ImageRef]) -> None:
+_SHOWN = {"/image": "an image", "/volume": "a volume"}
+
+
+def converse(
+    predict: Predictor, images: Sequence[ImageRef], *, modality: str | None = None
+) -> None:
     """Read lines until /quit or the end of input; a turn that fails leaves the conversation as it was."""
     session, waiting = ChatSession(predict), list(images)
     console.err.print(HELP, markup=False)
@@ -24,8 +29,8 @@ def converse(predict: Predictor, images: Sequence[ImageRef]) -> None:
                 return
             if line == "/new":
                 session, waiting = ChatSession(predict), []
-            elif line.startswith("/image"):
-                waiting.append(_image(line, predict))
+            elif line.partition(" ")[0] in _SHOWN:
+                waiting.append(_image(line, predict, modality))
             elif line.startswith("/"):
                 raise PromptError(f"unknown command {line.split()[0]!r}", remedy=HELP)
             elif line:
@@ -43,12 +48,19 @@ def _read() -> str | None:
         return None
 
 
-def _image(line: str, predict: Predictor) -> ImageRef:
+def _image(line: str, predict: Predictor, modality: str | None) -> ImageRef:
     """Read at once, so that a bad file is noticed before the question."""
-    words = shlex.split(line)[1:]
-    if not words or len(words) > 2 or (len(words) == 2 and not words[1].isdigit()):
-        raise PromptError("not an image command", remedy=HELP)
-    frame = int(words[1]) if len(words) == 2 else None
-    ref = ImageRef(uri=str(Path(words[0]).expanduser().resolve()), frame=frame)
+    command, *words = shlex.split(line)
+    most = 2 if command == "/image" else 1
+    if not 1 <= len(words) <= most or not all(word.isdigit() for word in words[1:]):
+        raise PromptError(f"not {_SHOWN[command]} command", remedy=HELP)
+    ref = ImageRef.parse(
+        {
+            "uri": str(Path(words[0]).expanduser().resolve()),
+            "kind": command.removeprefix("/"),
+            "frame": int(words[1]) if len(words) == 2 else None,
+            "modality": modality,
+        }
+    )
     predict.images.view(ref)
     return ref

@@ -144,11 +144,16 @@ def tell(line: str) -> None:
 
 
 def show_answer(answer: Generation) -> None:
-    """The text, and each box in pixels of the last image."""
+    """The text, and each box in pixels of its image or voxels of its volume."""
     out.print(answer.text, markup=False)
     for box in answer.boxes:
-        corners = f"({box.x1:.1f}, {box.y1:.1f}) to ({box.x2:.1f}, {box.y2:.1f})"
-        out.print(f"  box {box.label or '?'}: {corners} px", markup=False)
+        low, high, unit = [box.x1, box.y1], [box.x2, box.y2], "px"
+        if box.z1 is not None and box.z2 is not None:
+            low, high, unit = [*low, box.z1], [*high, box.z2], "voxels"
+        corners = " to ".join(
+            f"({', '.join(f'{x:.1f}' for x in corner)})" for corner in (low, high)
+        )
+        out.print(f"  box {box.label or '?'}: {corners} {unit}", markup=False)
     if answer.finish_reason == "length":
         err.print("  (the answer was cut at the limit of new tokens)", markup=False)
 

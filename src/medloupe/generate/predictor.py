@@ -22,6 +22,7 @@ from medloupe.data.dataset import Progress
 from medloupe.errors import ConfigError, MedLoupeError, PromptError
 from medloupe.generate.decode import Branches, Spoken, decode_greedily
 from medloupe.generate.plan import Group, group_rows, plan_batches
+from medloupe.imaging.store import DecodedStore
 from medloupe.models.attention import refuse_unmaskable
 from medloupe.models.vlm import VisionLanguageModel, on_device
 from medloupe.processing import ImageSource, Processor
@@ -71,8 +72,10 @@ class Predictor:
         root: Path,
         trust_code: bool = False,
         config: GenerateConfig = _DEFAULTS,
+        store: DecodedStore | None = None,
     ) -> Self:
-        """From a saved model's folder; relative image uris are below `root`.
+        """From a saved model's folder; relative image uris are below `root`, and what is decoded is
+        kept in `store`, if there is one.
 
         Raises:
             CheckpointError: the folder is missing or incomplete.
@@ -80,7 +83,8 @@ class Predictor:
         """
         processor = Processor.load(folder)
         model = VisionLanguageModel.load(folder, trust_code=trust_code)
-        return cls(model, processor, ImageSource(root, processor.config.transform), config)
+        images = ImageSource(root, processor.config.transform, store=store)
+        return cls(model, processor, images, config)
 
     def __call__(
         self, conversations: Sequence[Conversation], *, progress: Progress = _silent
@@ -252,7 +256,9 @@ def _weights_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
     Autocast would cast every frozen weight again at every token.
     """
-    kept = [(parameter, parameter.data) for parameter in model.parameters()]
+    # Quantised weights are integers: they stay as they are.
+    floats = [parameter for parameter in model.parameters() if parameter.is_floating_point()]
+    kept = [(parameter, parameter.data) for parameter in floats]
     try:
         for parameter, data in kept:
             parameter.data = data.to(dtype)

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from medloupe.errors import ImageError
-from medloupe.imaging.geometry import Geometry
+from medloupe.imaging.geometry import Geometry, VolumeGeometry
 from medloupe.imaging.resample import resample
 from medloupe.imaging.slices import SliceSelection
 from medloupe.imaging.transforms import ImageTransform
 from medloupe.imaging.views import Arrays, ViewTransform, is_plane, single
-from medloupe.imaging.windows import Window, grey_values, to_display
+from medloupe.imaging.windows import Window, grey_values, settled, to_display
 from medloupe.types import MedicalImage
 
 Positive = Annotated[float, Field(gt=0)]
@@ -43,13 +43,20 @@ class SlicesTransform(ViewTransform):
         if is_plane(image):
             return self.transform.display(image)[None]
         indices = self.selection.plan_of(image).indices
-        return np.stack([self.transform.display(image, index=index) for index in indices])
+        window = settled(image, self.transform.window)
+        transform = self.transform.model_copy(update={"window": window})
+        return np.stack([transform.display(image, index=index) for index in indices])
 
     def normalise(self, display: Arrays) -> Arrays:
         return np.stack([self.transform.normalise(one) for one in single(display)])
 
     def geometry(self, width: int, height: int) -> Geometry:
         return self.transform.geometry(width, height)
+
+    def volume_geometry(self, width: int, height: int, depth: int) -> VolumeGeometry:
+        plan = self.selection.plan(depth)
+        within = self.transform.geometry(width, height).through(plan.count)
+        return plan.geometry((width, height)).then(within)
 
     def shown(self, image: MedicalImage) -> NDArray[np.uint8]:
         return self.transform.shown(image)
@@ -73,6 +80,12 @@ class VolumeTransform(ViewTransform):
     mean: float = 0.0
     std: Positive = 1.0
 
+    @model_validator(mode="after")
+    def _one_window(self) -> Self:
+        if self.window.channels is not None:
+            raise ValueError("a volume has one channel, so its window cannot be of mode rgb")
+        return self
+
     def display(self, image: MedicalImage) -> Arrays:
         if is_plane(image):
             raise ImageError(
@@ -80,7 +93,8 @@ class VolumeTransform(ViewTransform):
                 remedy="Name its kind in the data (kind: volume), or use a model with a 2D encoder",
                 file=image.source.uri if image.source else None,
             )
-        shown = [grey_values(image, self.window, index=k) for k in range(len(image.array))]
+        window = settled(image, self.window)
+        shown = [grey_values(image, window, index=k) for k in range(len(image.array))]
         volume = dataclasses.replace(image, array=np.stack(shown), units="stored")
         return resample(volume, size=self.shape, smooth=self.smooth).array.astype(np.float32)[None]
 
@@ -93,6 +107,11 @@ class VolumeTransform(ViewTransform):
         _, rows, columns = self.shape
         scale = columns / width, rows / height
         return Geometry(original=(width, height), view=(columns, rows), scale=scale)
+
+    def volume_geometry(self, width: int, height: int, depth: int) -> VolumeGeometry:
+        original, view = (width, height, depth), self.shape[::-1]
+        matrix = np.diag([*(new / old for new, old in zip(view, original, strict=True)), 1.0])
+        return VolumeGeometry(original=original, view=view, matrix=matrix)
 
     def shown(self, image: MedicalImage) -> NDArray[np.uint8]:
         return to_display(image, self.window)
@@ -139,6 +158,9 @@ class ByKindTransform(ViewTransform):
 
     def geometry(self, width: int, height: int) -> Geometry:
         return self.image.geometry(width, height)
+
+    def volume_geometry(self, width: int, height: int, depth: int) -> VolumeGeometry:
+        return self.volume.volume_geometry(width, height, depth)
 
     def shown(self, image: MedicalImage) -> NDArray[np.uint8]:
         return self._of(image).shown(image)

@@ -51,6 +51,13 @@ class Geometry:
         (sx, sy), (kx, ky), (ox, oy) = self.scale, self.shear, self.offset
         return np.array([[sx, kx, ox], [ky, sy, oy], [0.0, 0.0, 1.0]])
 
+    def through(self, depth: int) -> VolumeGeometry:
+        """The same map in each of `depth` slices, which stay where they are."""
+        matrix = np.eye(4)
+        matrix[:2, [0, 1, 3]] = self.matrix[:2]
+        original, view = (*self.original, depth), (*self.view, depth)
+        return VolumeGeometry(original=original, view=view, matrix=matrix)
+
     @property
     def upright(self) -> bool:
         """True where the edges of a box stay along the axes, so that a box stays that box."""

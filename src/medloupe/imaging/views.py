@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medloupe.config import ComponentConfig
-from medloupe.imaging.geometry import Geometry
+from medloupe.imaging.geometry import Geometry, VolumeGeometry
 from medloupe.imaging.windows import to_display
 from medloupe.types import MedicalImage
 
@@ -57,6 +57,16 @@ class ViewTransform(ComponentConfig, abc.ABC):
     def geometry(self, width: int, height: int) -> Geometry:
         """Where each point of an original of `width` x `height` pixels lies in the whole view, in
         which boxes are written."""
+
+    def volume_geometry(self, width: int, height: int, depth: int) -> VolumeGeometry:
+        """As `geometry`, of a volume of `depth` slices; here each slice stays where it is."""
+        return self.geometry(width, height).through(depth)
+
+    def placement(self, size: tuple[int, ...]) -> Geometry | VolumeGeometry:
+        """The geometry of an image of (width, height) or of a volume of (width, height, depth)."""
+        if len(size) == 3:
+            return self.volume_geometry(*size)
+        return self.geometry(*size[:2])
 
     def shown(self, image: MedicalImage) -> NDArray[np.uint8]:
         """The image (of a volume: its middle slice) as people are shown it, through this transform's

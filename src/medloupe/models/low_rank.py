@@ -69,6 +69,9 @@ def inject(part: nn.Module, config: LowRankConfig) -> None:
     peft.inject_adapter_in_model(spec, part, ADAPTER)
     for _, layer in _adapted(part):
         layer.train(part.training)
+    for name, parameter in part.named_parameters():
+        if is_adapter(name):
+            parameter.data = parameter.data.float()
 
 
 def attach(model: VisionLanguageModel, part: str, config: LowRankConfig) -> None:

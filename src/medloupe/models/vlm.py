@@ -14,6 +14,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, Self, cast, get_args
 
@@ -30,7 +31,7 @@ from transformers import (
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from medloupe.config import trusting_code
-from medloupe.errors import CheckpointError, PromptError
+from medloupe.errors import CheckpointError, ConfigError, PromptError
 from medloupe.models.attention import branch_mask
 from medloupe.models.connectors import Connector, ConnectorConfig
 from medloupe.models.encoders import Encoder, EncoderConfig
@@ -39,6 +40,7 @@ from medloupe.models.language import (
     LanguageConfig,
     architecture_from,
     empty_language,
+    keep_bits,
     load_language,
     make_room,
     plain_architecture,
@@ -143,7 +145,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
             encoder=resolved.to_dict(),
             connector=connector.to_dict(),
             language=plain_architecture(text.config),
-            attention=language.attention,
+            attention=text.config._attn_implementation,
             image_token_id=image_token_id,
             **quantized_fields(text, [*PARTS[:2], r".*\.lora_[AB]"]),
         )
@@ -169,12 +171,29 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         """
         if not (folder / "config.json").is_file():
             raise CheckpointError("not a saved model: no config.json", file=str(folder))
-        placed = {"device_map": ON_CPU} if require_quantization_of(folder) else {}
+        is_quantized = require_quantization_of(folder)
         with trusting_code(trust_code):
             try:
-                return cls.from_pretrained(folder, **placed)
+                model = cls.from_pretrained(folder, device_map=ON_CPU if is_quantized else None)
             except OSError as error:
                 raise CheckpointError(str(error), file=str(folder)) from error
+        if is_quantized:
+            keep_bits(model)
+        return model
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The widest dtype of any part, in which a saved model is built again: a part that is kept in
+        a narrower one narrows itself, and the others lose nothing."""
+        return reduce(
+            torch.promote_types, {p.dtype for p in self.parameters() if p.is_floating_point()}
+        )
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As in transformers; quantised tensors are written as they are."""
+        if self.config.is_quantized:
+            kwargs["save_original_format"] = False  # it cannot turn around how it read them
+        super().save_pretrained(*args, **kwargs)
 
     def get_input_embeddings(self) -> torch.nn.Embedding:
         embeddings = self.language_model.get_input_embeddings()
@@ -328,6 +347,12 @@ def image_layouts(encoder: Encoder, connector: Connector) -> ImageLayouts:
         if encoder.for_kind(kind).cuts:
             twice = grid.model_copy(update={"depth": 2 * grid.depth})
             more = connect(twice).tokens > one.tokens
+            if connect(twice).tokens not in (one.tokens, 2 * one.tokens):
+                raise ConfigError(
+                    f"two units of {kind}s become {connect(twice).tokens} tokens, one {one.tokens}",
+                    field="connector",
+                    remedy="Use a connector that maps each unit alone, or all to one number of tokens",
+                )
         layouts |= {kind: one, f"{kind}_per_unit": more}
     return ImageLayouts(**layouts)
 

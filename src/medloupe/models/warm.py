@@ -124,7 +124,7 @@ class _Filling:
         ]
         if faults:
             raise CheckpointError(
-                f"{len(faults):,} tensors do not agree: {'; '.join(faults[:4])}"
+                f"{len(faults):,} things do not agree: {'; '.join(faults[:4])}"
                 + ("; ..." if len(faults) > 4 else ""),
                 file=source,
                 field="model.start",
@@ -146,8 +146,8 @@ class _Filling:
         fitting = [prefix for prefix in self.start.rename if _below(theirs, prefix)]
         if not fitting:
             return theirs
+        self.renames.update(fitting)
         prefix = max(fitting, key=len)
-        self.renames.add(prefix)
         return self.start.rename[prefix].rstrip(".") + theirs[len(prefix.rstrip(".")) :]
 
     def _place(self, theirs: str, ours: str, tensor: torch.Tensor) -> None:

@@ -5,6 +5,11 @@ forward through the image's `Geometry` into the view, are divided by the view's 
 the encoding's scale. Reading a box back runs the same steps the other way; the rounding of the scale
 is all that is lost. Formats: `angle` is MiniGPT-v2's and LiteGPT's `{<x1><y1><x2><y2>}`, `square`
 is `[x1, y1, x2, y2]`.
+
+A box of a volume has six numbers, one corner and then the other: `{<x1><y1><z1><x2><y2><z2>}` and
+`[x1, y1, z1, x2, y2, z2]`. z counts slices in the order in which they are read and is written as a
+share of the whole volume, however many of its slices a model sees. A box without z, through all
+slices, has four numbers there too. Text does not say which of several images a box lies in, see `read`.
 """
 
 from __future__ import annotations
@@ -12,20 +17,25 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import Field
 
 from medloupe.config import Config
 from medloupe.errors import PromptError
-from medloupe.imaging.transforms import Geometry, clip_box
+from medloupe.imaging.geometry import Geometry, VolumeGeometry, clip_box, clip_box_3d
 from medloupe.types import Box
 
-_NUMBER = r"\s*(-?\d+(?:\.\d+)?)\s*"
+Placement: TypeAlias = Geometry | VolumeGeometry
+"""From the original pixels of an image, or voxels of a volume, to the model's view."""
+
+_NUMBER = r"\s*-?\d+(?:\.\d+)?\s*"
+# Four numbers, or six.
 _PATTERNS = {
-    "angle": re.compile(r"\{" + rf"<{_NUMBER}>" * 4 + r"\}"),
-    "square": re.compile(r"\[" + ",".join([_NUMBER] * 4) + r"\]"),
+    "angle": re.compile(rf"\{{(?:<{_NUMBER}>){{4}}(?:(?:<{_NUMBER}>){{2}})?\}}"),
+    "square": re.compile(rf"\[{_NUMBER}(?:,{_NUMBER}){{3}}(?:(?:,{_NUMBER}){{2}})?\]"),
 }
+_NUMBERS = re.compile(r"-?\d+(?:\.\d+)?")
 # What may stand between two findings, and the tags round a name in LiteGPT's answers.
 _JOINS = re.compile(r"</?p>|^[\s,;.:、，；。]+|[\s,;.:、，；。]+$")
 
@@ -40,51 +50,62 @@ class BoxEncoding(Config):
     scale: Literal[1, 100, 1000] = 100
     decimals: int = Field(default=0, ge=0, le=4)
 
-    def write(self, box: Box, geometry: Geometry) -> str:
-        """The text of a 2D box.
+    def write(self, box: Box, placement: Placement) -> str:
+        """The text of a box.
 
         Raises:
-            PromptError: the box is one of a volume, or lies wholly outside the view.
+            PromptError: a 3D box in a 2D image, or one that lies wholly outside the view.
         """
-        if box.z1 is not None:
-            raise PromptError("a 3D box cannot be written for a 2D view", field="box")
-        seen = clip_box(geometry.forward_box(box), geometry.view)
+        if box.z1 is not None and isinstance(placement, Geometry):
+            raise PromptError(
+                f"box {box.label!r} has slices, its image has none",
+                field="box",
+                remedy="Name the image's kind in the data (kind: volume), or leave out z1 and z2",
+            )
+        seen = _seen(box, placement)
         if seen is None:
             raise PromptError(
                 f"box {box.label!r} lies outside the part of the image that the model sees",
                 field="box",
                 remedy="Use fit: pad, or leave such boxes out",
             )
-        width, height = geometry.view
-        values = (seen.x1 / width, seen.y1 / height, seen.x2 / width, seen.y2 / height)
-        numbers = [f"{value * self.scale:.{self._decimals}f}" for value in values]
+        shares = [
+            value / length
+            for corner in _corners(seen)
+            for value, length in zip(corner, placement.view, strict=False)  # flat: no depth
+        ]
+        numbers = [f"{share * self.scale:.{self._decimals}f}" for share in shares]
         if self.form == "angle":
             return "{" + "".join(f"<{number}>" for number in numbers) + "}"
         return "[" + ", ".join(numbers) + "]"
 
-    def read(self, text: str, geometries: Sequence[Geometry], *, image: int = 0) -> list[Box]:
-        """Every well-formed box of `text`, in original pixels of image number `image`.
+    def read(self, text: str, placements: Sequence[Placement]) -> list[Box]:
+        """Every well-formed box of `text`, in original pixels of one of the images.
 
-        A box's label is the text before it, since the box before. Boxes with reversed corners, or
-        outside the scale, are not boxes: they are left out. Order is that of the text.
+        Six numbers are of the last volume, four of the last 2D image, or of the last volume where
+        all images are volumes. A box's label is the text before it, since the box before. Boxes with
+        reversed corners, outside the scale, or without an image for them are left out. Order is that
+        of the text.
         """
         boxes: list[Box] = []
         end = 0
         for match in _PATTERNS[self.form].finditer(text):
             label, end = _JOINS.sub("", text[end : match.start()]).strip(), match.end()
-            x1, y1, x2, y2 = (float(number) / self.scale for number in match.groups())
-            if not (0 <= x1 <= x2 <= 1 and 0 <= y1 <= y2 <= 1) or image >= len(geometries):
+            shares = [float(number) / self.scale for number in _NUMBERS.findall(match.group())]
+            axes = len(shares) // 2
+            lows, highs = shares[:axes], shares[axes:]
+            image = _owner(axes, placements)
+            ordered = all(0 <= low <= high <= 1 for low, high in zip(lows, highs, strict=True))
+            if not ordered or image is None:
                 continue
-            width, height = geometries[image].view
-            seen = Box(
-                label=_JOINS.sub("", label),
-                x1=x1 * width,
-                y1=y1 * height,
-                x2=x2 * width,
-                y2=y2 * height,
-                image=image,
-            )
-            boxes.append(geometries[image].back_box(seen))
+            placement = placements[image]
+            edges: dict[str, float] = {}
+            for name, low, high, length in zip(
+                "xyz"[:axes], lows, highs, placement.view, strict=False
+            ):
+                edges |= {f"{name}1": low * length, f"{name}2": high * length}
+            seen = Box(label=_JOINS.sub("", label), image=image, **edges)
+            boxes.append(placement.back_box(seen))
         return boxes
 
     def without_boxes(self, text: str) -> str:
@@ -98,20 +119,42 @@ class BoxEncoding(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class Views:
-    """The geometry of every image of one conversation, in reading order."""
+    """Where every image of one conversation stands, in reading order."""
 
-    geometries: tuple[Geometry, ...]
+    placements: tuple[Placement, ...]
 
-    def of(self, box: Box) -> Geometry:
-        """The geometry of the image that `box` lies in.
+    def of(self, box: Box) -> Placement:
+        """That of the image that `box` lies in.
 
         Raises:
             PromptError: the box names an image that the conversation does not have.
         """
-        if box.image >= len(self.geometries):
+        if box.image >= len(self.placements):
             raise PromptError(
                 f"box {box.label!r} names image {box.image}, the conversation has "
-                f"{len(self.geometries)}",
+                f"{len(self.placements)}",
                 field="box.image",
             )
-        return self.geometries[box.image]
+        return self.placements[box.image]
+
+
+def _seen(box: Box, placement: Placement) -> Box | None:
+    """The part of a box that lies in the view, in the view's own units."""
+    moved = placement.forward_box(box)
+    if isinstance(placement, Geometry):
+        return clip_box(moved, placement.view)
+    return clip_box_3d(moved, placement.view)
+
+
+def _corners(box: Box) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    if box.z1 is None or box.z2 is None:
+        return (box.x1, box.y1), (box.x2, box.y2)
+    return (box.x1, box.y1, box.z1), (box.x2, box.y2, box.z2)
+
+
+def _owner(axes: int, placements: Sequence[Placement]) -> int | None:
+    """The number of the image that a box with so many axes is taken to lie in."""
+    planes = [n for n, one in enumerate(placements) if isinstance(one, Geometry)]
+    volumes = [n for n, one in enumerate(placements) if isinstance(one, VolumeGeometry)]
+    fitting = volumes if axes == 3 else planes or volumes
+    return fitting[-1] if fitting else None

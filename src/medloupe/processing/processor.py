@@ -14,11 +14,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from medloupe.config import Config, read_yaml
 from medloupe.errors import CheckpointError, MedLoupeError, PromptError
-from medloupe.imaging.transforms import Geometry, ImageTransform
+from medloupe.imaging.transforms import ImageTransform
 from medloupe.imaging.views import ViewTransform
-from medloupe.processing.boxes import BoxEncoding, Views
-from medloupe.processing.formats import TEMPLATE, prompt_format
-from medloupe.processing.prompt import PromptRenderer, Run, control_tokens
+from medloupe.processing.boxes import BoxEncoding, Placement, Views
+from medloupe.processing.formats import TEMPLATE, Run, prompt_format
+from medloupe.processing.prompt import PromptRenderer, control_tokens
 from medloupe.types import Box, Conversation, ImageLayouts, ImageRef, ModelInput
 
 IGNORE = -100
@@ -124,20 +124,17 @@ class Processor:
             images=conversation.images,
         )
 
-    def geometries(self, conversation: Conversation, size_of: SizeOf) -> tuple[Geometry, ...]:
-        """Where each image's original pixels lie in the model's view."""
+    def placements(self, conversation: Conversation, size_of: SizeOf) -> tuple[Placement, ...]:
+        """Where each image's original pixels, or voxels, lie in the model's view."""
         return tuple(
-            self.config.transform.geometry(*size_of(image)[:2]) for image in conversation.images
+            self.config.transform.placement(size_of(image)) for image in conversation.images
         )
 
     def read_boxes(self, text: str, conversation: Conversation, size_of: SizeOf) -> tuple[Box, ...]:
-        """The boxes of an answer, in original pixels of the conversation's last image."""
-        last = len(conversation.images) - 1
-        if last < 0:
+        """The boxes of an answer, in original pixels of the image that `BoxEncoding.read` takes."""
+        if not conversation.images:
             return ()
-        return tuple(
-            self.config.boxes.read(text, self.geometries(conversation, size_of), image=last)
-        )
+        return tuple(self.config.boxes.read(text, self.placements(conversation, size_of)))
 
     def answer_text(self, conversation: Conversation, size_of: SizeOf) -> str:
         """The answer as the model is taught to write it, boxes spelt out; empty without an answer."""
@@ -176,7 +173,7 @@ class Processor:
         boxes = [part for part in conversation.parts() if isinstance(part, Box)]
         if not boxes:
             return {}
-        views = Views(geometries=self.geometries(conversation, size_of))
+        views = Views(placements=self.placements(conversation, size_of))
         return {i: self.config.boxes.write(box, views.of(box)) for i, box in enumerate(boxes)}
 
     def _piece(self, run: Run, size_of: SizeOf, *, first: bool) -> list[int]:

@@ -20,19 +20,23 @@ from medloupe.generate import GenerateConfig
 from medloupe.models.connectors import ConnectorConfig
 from medloupe.models.encoders import EncoderConfig, undecided
 from medloupe.models.language import LanguageConfig
+from medloupe.models.warm import StartConfig
 from medloupe.processing import ProcessorConfig
 from medloupe.train import TrainConfig
+from medloupe.train.lora import check_adapters
 
 _ENCODER = "model.encoder"
 _TRANSFORM = "processor.transform"
 
 
 class ModelConfig(Config):
-    """The parts that `VisionLanguageModel.compose` joins."""
+    """The parts that `VisionLanguageModel.compose` joins, and where some of them begin instead: with
+    weights of another run."""
 
     encoder: EncoderConfig
     connector: ConnectorConfig
     language: LanguageConfig = LanguageConfig()
+    start: StartConfig | None = None
 
 
 class EvaluateConfig(Config):
@@ -53,7 +57,12 @@ class EvaluateConfig(Config):
 
 class RunConfig(Config):
     """See the module's docstring. `seed` draws the connector's first weights and the image-blind
-    pairs; the order of training rows has its own in `train.seed`."""
+    pairs; the order of training rows has its own in `train.seed`.
+
+    `store` is the folder in which decoded images are kept between epochs and runs, 16 GiB at most:
+    `cache` stands for `views` in MedLoupe's cache folder (`MEDLOUPE_CACHE`), null keeps none. It
+    changes no bit of what a model sees. The pixels there are those of the data: guard them alike.
+    """
 
     name: str = Field(min_length=1)
     description: str = ""
@@ -63,6 +72,7 @@ class RunConfig(Config):
     train: TrainConfig
     evaluate: EvaluateConfig
     audit: GateConfig = GateConfig()
+    store: str | None = Field(default="cache", min_length=1)
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -70,6 +80,12 @@ class RunConfig(Config):
         fitted = self.model.encoder.fitted(self.processor.transform)
         # frozen for everybody else: the value is still being made here
         self.__dict__["processor"] = self.processor.model_copy(update={"transform": fitted})
+        return self
+
+    @model_validator(mode="after")
+    def _fit_stages(self) -> Self:
+        is_quantized = self.model.language.quantization != "none"
+        check_adapters(self.train.stages, {}, quantized=is_quantized)
         return self
 
     def with_overrides(self, assignments: Sequence[str]) -> Self:

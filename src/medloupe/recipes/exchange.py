@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from transformers import PreTrainedTokenizerBase
 
 from medloupe.errors import CheckpointError
 from medloupe.imaging.transforms import ImageTransform
@@ -53,7 +52,9 @@ def import_model(
     def write(folder: Path) -> None:
         model.save_pretrained(folder)
         processor.save(folder)
-        (folder / REPORT_FILE).write_text(published.report.model_dump_json(indent=1) + "\n", "utf-8")
+        (folder / REPORT_FILE).write_text(
+            published.report.model_dump_json(indent=1) + "\n", "utf-8"
+        )
 
     _publish(out, write)
     return published.report
@@ -70,14 +71,16 @@ def export_llava(folder: Path, out: Path, *, trust_code: bool = False) -> tuple[
     model = VisionLanguageModel.load(folder, trust_code=trust_code)
     llava = to_llava(model)
     pixels, notes = image_processor(processor.config)
-    tokenizer = with_template(processor)
+    if processor.form.template is not None:  # for programs that know only chat templates
+        processor.tokenizer.chat_template = processor.form.template
+    image_token = processor.tokenizer.convert_ids_to_tokens(processor.image_token_id)
 
     def write(target: Path) -> None:
         llava.save_pretrained(target)
         processor.save(target)
-        tokenizer.save_pretrained(target)
         _write(target / "preprocessor_config.json", pixels)
-        _write(target / "processor_config.json", _llava_processor(llava.config))
+        words = _llava_processor(llava.config) | {"image_token": image_token}
+        _write(target / "processor_config.json", words)
 
     _publish(out, write)
     return notes
@@ -111,15 +114,6 @@ def image_processor(config: ProcessorConfig) -> tuple[dict[str, Any], tuple[str,
         "image_mean": list(transform.mean),
         "image_std": list(transform.std),
     }, tuple(notes)
-
-
-def with_template(processor: Processor) -> PreTrainedTokenizerBase:
-    """A tokenizer whose chat template is the prompt format's, for programs that know only templates."""
-    tokenizer = processor.tokenizer
-    if processor.form.template is not None:
-        tokenizer.chat_template = processor.form.template
-    tokenizer.init_kwargs["image_token"] = tokenizer.convert_ids_to_tokens(processor.image_token_id)
-    return tokenizer
 
 
 def _llava_processor(config: Any) -> dict[str, Any]:

@@ -182,18 +182,22 @@ ROWS: Final[Mapping[str, Rows]] = {
         source="15,000 training images less those on which readers conflict, a number that LiteGPT "
         "does not print",
     ),
-    "llava_pretrain": Rows(count=558_128, source="MedM-VL, section 3.2: 558K; the file has 558,128"),
+    "llava_pretrain": Rows(
+        count=558_128, source="MedM-VL, section 3.2: 558K; the file has 558,128"
+    ),
+    "medmnist": Rows(count=None, source="MedM-VL does not say which sets of MedMNIST v2 it took"),
+    "mimic_cxr": Rows(count=None, source="MedM-VL does not say how many reports it took"),
+    "mpx_single": Rows(count=None, source="MedM-VL does not say how many rows it took"),
+    "path_vqa": Rows(count=19_755, source="Llama3-Med, Table 2"),
+    "slake": Rows(count=4_919, source="Llama3-Med, Table 2: English part"),
+    "sa_med2d": Rows(count=None, source="MedM-VL does not say how many boxes it took"),
     "ct_rate report_generation": Rows(
-        count=None,
-        source="MedM-VL does not print the size of CT-RATE's report subset; CT-RATE has 47,149 "
-        "training volumes of 24,128 scans",
+        count=47_149,
+        source="CT-RATE: training volumes, one report each; MedM-VL does not print the number",
     ),
     "ct_rate": Rows(
         count=None,
         source="MedM-VL does not print it; CT-RATE speaks of 2.7 million question-answer pairs, which "
         "stand in dialogues",
-    ),
-    "medm_vl instruct": Rows(
-        count=None, source="MedM-VL does not print the size of its 2D multi-task data"
     ),
 }

@@ -22,14 +22,18 @@ from safetensors import SafetensorError
 from medloupe.config import trusting_code
 from medloupe.data.audit import Passed
 from medloupe.data.dataset import Dataset, Progress, load_dataset
-from medloupe.errors import CheckpointError
+from medloupe.errors import CheckpointError, ConfigError
 from medloupe.evaluate.log import read_log as read_evaluation
 from medloupe.evaluate.log import write_log
 from medloupe.evaluate.report import write_report
 from medloupe.evaluate.runner import run_benchmark
 from medloupe.generate import GenerateConfig, Predictor
 from medloupe.imaging.read import read_ref
+from medloupe.imaging.store import DecodedStore
+from medloupe.models.features import FeatureStore
+from medloupe.models.language import cache_folder
 from medloupe.models.vlm import VisionLanguageModel
+from medloupe.models.warm import StartConfig, warm_start
 from medloupe.processing import ImageSource, Processor
 from medloupe.recipes.config import EvaluateConfig, RunConfig
 from medloupe.recipes.manifest import run_manifest, surroundings
@@ -50,14 +54,18 @@ VIEW_BYTES = 1 << 30
 
 
 def build(config: RunConfig, root: Path) -> tuple[VisionLanguageModel, Processor, ImageSource]:
-    """The model with pretrained parts and a fresh connector, and what feeds it from below `root`."""
+    """The model with pretrained parts and a fresh connector, before any warm start, and what feeds it
+    from below `root`."""
     torch.manual_seed(config.seed)
     parts = config.model
     model, tokenizer = VisionLanguageModel.compose(parts.encoder, parts.connector, parts.language)
     _channels_last(model)
     image_token = model.config.image_token_id
     processor = Processor(config.processor, tokenizer, model.layouts, image_token)
-    return model, processor, _images(root, processor)
+    images = ImageSource(
+        root, processor.config.transform, keep_bytes=VIEW_BYTES, store=decoded_store(config.store)
+    )
+    return model, processor, images
 
 
 def train(
@@ -69,12 +77,14 @@ def train(
     progress: Progress,
     tell: Callable[[str], None] | None = None,
     workers: int | None = 1,
+    features: FeatureStore | None = None,
 ) -> Path:
     """Run every stage on a prepared data set and save the model; returns its folder.
 
     `tell` hears, before training begins, where the data come from and what the leak audit warns of.
     `workers` processes look at the images for that (None: one a core); more than one need a script
     that can be imported, with its work under `if __name__ == "__main__"`.
+    `features` keeps what a frozen encoder makes of images, for other runs too.
 
     Raises:
         CheckpointError: `out` holds checkpoints and `resume` is false, or they are of another run.
@@ -88,6 +98,9 @@ def train(
             tell(line)
     manifest = _begin(config, sources, passed, out, resume=resume)
     model, processor, images = build(config, data)
+    if config.model.start is not None:
+        manifest |= _start(model, config.model.start, tell)
+        _write_run(out, config, manifest)
 
     def context(stage: StageConfig) -> StageContext:
         return StageContext(
@@ -97,6 +110,7 @@ def train(
             images=images,
             frozen_encoder="encoder" not in stage.trainable,
             progress=progress,
+            features=features,
         )
 
     Trainer(model, config.train, out, context, progress=progress).fit(resume=resume)
@@ -120,7 +134,13 @@ def evaluate(
     run = load_run_of(folder, trust_code=trust_code)
     asked = config or run.evaluate
     dataset = load_dataset(data)
-    predict = load(folder, root=data, config=asked.decoding(), trust_code=trust_code)
+    predict = load(
+        folder,
+        root=data,
+        config=asked.decoding(),
+        trust_code=trust_code,
+        store=_store_here(run.store),
+    )
     log = run_benchmark(
         asked.benchmark,
         dataset,
@@ -141,14 +161,39 @@ def evaluate(
 
 
 def load(
-    folder: Path, *, root: Path, config: GenerateConfig | None = None, trust_code: bool = False
+    folder: Path,
+    *,
+    root: Path,
+    config: GenerateConfig | None = None,
+    trust_code: bool = False,
+    store: DecodedStore | None = None,
 ) -> Predictor:
     """A saved model, ready to answer; relative image paths are below `root`."""
     predict = Predictor.load(
-        folder, root=root, trust_code=trust_code, config=config or GenerateConfig()
+        folder, root=root, trust_code=trust_code, config=config or GenerateConfig(), store=store
     )
     _channels_last(predict.model)
     return predict
+
+
+def decoded_store(name: str | None) -> DecodedStore | None:
+    """The store that `RunConfig.store` names.
+
+    Raises:
+        ConfigError: its folder cannot be made or written.
+    """
+    if name is None:
+        return None
+    try:
+        return DecodedStore(cache_folder() / "views" if name == "cache" else Path(name))
+    except ConfigError as error:
+        raise error.at(field="store") from error
+
+
+def _store_here(name: str | None) -> DecodedStore | None:
+    """`decoded_store`, but that a folder of the machine which trained the model is not made here."""
+    is_absent = name not in (None, "cache") and not Path(str(name)).is_dir()
+    return decoded_store(None if is_absent else name)
 
 
 def model_folder(path: Path) -> Path:
@@ -236,6 +281,17 @@ def is_evaluated(config: RunConfig, out: Path) -> bool:
     return bool(read_evaluation(logged).manifest.get("config") == config.to_dict())
 
 
+def _start(
+    model: VisionLanguageModel, start: StartConfig, tell: Callable[[str], None] | None
+) -> dict[str, Any]:
+    """Fill what a warm start fills; what was and was not loaded, for people and for the manifest."""
+    report = warm_start(model, start)
+    if tell is not None:
+        for line in report.lines():
+            tell(f"start from {start.folder}: {line}")
+    return {"start": report.to_dict()}
+
+
 def _fingerprint_in(manifest: Path) -> str | None:
     if not manifest.is_file():
         return None
@@ -291,13 +347,11 @@ def _evaluation_manifest(folder: Path, run: RunConfig, dataset: Dataset) -> dict
     }
 
 
-def _images(root: Path, processor: Processor) -> ImageSource:
-    return ImageSource(root, processor.config.transform, keep_bytes=VIEW_BYTES)
-
-
 def _channels_last(model: VisionLanguageModel) -> None:
-    """The memory order in which convolutions run fastest on CPUs; answers are the same."""
-    model.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    """The memory order in which 2D convolutions run fastest on CPUs; answers are the same."""
+    for parameter in model.encoder.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
 def _sync(file: Path) -> None:

@@ -5,8 +5,8 @@ connector of training, and reach vLLM as embeddings; so windows, volumes, severa
 connector work, and vLLM's own image processing has no part in it. Start vLLM with
 `enable_mm_embeds=True` (`--enable-mm-embeds`). A composition that equals LLaVA's needs none of this:
 `medloupe export --to llava` writes what vLLM knows by itself.
-Source: vLLM 0.33, "Plugin System" and "Registering a Model". The entry point's registration is tested;
-nothing here has been run under vLLM itself, which needs a GPU.
+Source: vLLM 0.33, "Plugin System" and "Registering a Model". Tests see the registration; no answer was
+generated under vLLM, whose engine needs a GPU.
 """
 
 from __future__ import annotations

@@ -125,8 +125,8 @@ class Trainer:
         end_adapters(self.model, stage)
         self.model.requires_grad_(False)
         weights = changed_weights(self.model, self.config.stages[: number + 1])
-        state = {"parts": weights, "adapters": self.model.config.adapters}
-        self.checkpoints.write(number, stage.name, None, state)
+        end = {"parts": weights, "adapters": self.model.config.adapters}
+        self.checkpoints.write(number, stage.name, None, end)
         self._loaded = (number, None)
 
     def _run(self, state: StageState) -> None:

@@ -15,8 +15,8 @@ from medloupe.models.low_rank import (
     merge,
     rest_dropout,
 )
-from medloupe.models.vlm import VisionLanguageModel
-from medloupe.train.stages import LORA_FIELDS, Part, StageConfig
+from medloupe.models.vlm import Part, VisionLanguageModel
+from medloupe.train.stages import LORA_FIELDS, StageConfig
 
 Carried = Mapping[str, LowRankConfig]
 

@@ -106,8 +106,14 @@ def read_tower(
                 f"{key} of {source!r} is {list(found)}, the encoder's {list(own)}"
             )
     tensors: dict[str, torch.Tensor] = read.state_dict()
-    present = (tensors.keys() - report["missing_keys"]) | report["unexpected_keys"]
-    account(source, wanted, present, unread=unread, allowed=allowed)
+    # A model with a head on top names the tower's tensors below the tower's own name.
+    passed, inside = (*unread, *allowed), f"{tower.base_model_prefix}."
+    strange = {
+        key if key.startswith(passed) else key.removeprefix(inside)
+        for key in report["unexpected_keys"]
+    }
+    present = (tensors.keys() - report["missing_keys"]) | strange
+    account(source, wanted, present, allowed=passed)
     return tensors
 
 
@@ -176,7 +182,8 @@ def checkpoint_file(source: str, names: Sequence[str]) -> Path:
         except OSError as error:
             reason = str(error)
         else:
-            return Path(str(path))
+            if path is not None:  # what a folder without config.json gives
+                return Path(str(path))
     raise CheckpointError(f"{source!r} holds none of {', '.join(names)}: {reason}")
 
 

@@ -53,7 +53,7 @@ class ByKindEncoder(Encoder):
         self.channels, self.layout = self.image.channels, self.image.layout
 
     def for_kind(self, kind: Kind) -> Encoder:
-        return self.image if kind == "image" else self.volume
+        return (self.image if kind == "image" else self.volume).for_kind(kind)
 
     def forward(self, views: Views) -> torch.Tensor:
         del views

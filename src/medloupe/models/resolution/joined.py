@@ -65,7 +65,7 @@ class JoinedEncoder(Encoder):
             )
         widths = [part.channels for part in parts]
         if self.axis == "channels":
-            self.channels, self.layout = sum(widths), max((p.layout for p in parts), key=_cells)
+            self.channels, self.layout = sum(widths), _finest(parts)
             return
         if len(set(widths)) > 1:
             have = ", ".join(f"{n} {w}" for n, w in zip(names, widths, strict=True))
@@ -104,5 +104,19 @@ def align(features_NTC: torch.Tensor, grid: ImageLayout, to: ImageLayout) -> tor
     return resized.flatten(2).transpose(1, 2).to(features_NTC.dtype)
 
 
-def _cells(layout: ImageLayout) -> int:
-    return layout.tokens
+def _finest(parts: list[Encoder]) -> ImageLayout:
+    """The grid to which all others are resized.
+
+    Raises:
+        ConfigError: they differ, and one is no grid but a row of tokens.
+    """
+    grids = [part.layout for part in parts]
+    finest = max(grids, key=lambda grid: grid.tokens)
+    if any(grid != finest for grid in grids) and any(min(g.rows, g.columns) == 1 for g in grids):
+        shapes = ", ".join(f"{grid.rows}x{grid.columns}" for grid in grids)
+        raise ConfigError(
+            f"tokens in a row cannot be laid over a grid; the encoders' grids are {shapes}",
+            field="model.encoder.axis",
+            remedy="Drop prefix tokens, or join along tokens",
+        )
+    return finest

@@ -25,7 +25,7 @@ from medloupe.types import ImageLayout, Views
 
 class ScalesConfig(EncoderConfig):
     """`scales` in pixels, each a multiple of the smallest, which is the encoder's own size. `chunk` is
-    the number of tiles encoded at once; None takes all of a batch, which is fastest and largest."""
+    the number of tiles encoded at once (see `encode_in_chunks`); None takes all of a batch."""
 
     encoder: EncoderConfig
     scales: tuple[int, ...] = Field(default=(378, 756, 1134), min_length=1)

@@ -12,6 +12,7 @@ from typing import ClassVar, Self
 
 import torch
 from pydantic import Field
+from torch.utils.checkpoint import checkpoint
 
 from medloupe.errors import ConfigError
 from medloupe.imaging.composed import SlicesTransform
@@ -23,7 +24,8 @@ from medloupe.types import ImageLayout, Views
 
 
 class UnitsConfig(EncoderConfig):
-    """`chunk` is the number of units encoded at once; None takes all of a batch."""
+    """`chunk` is the number of units encoded at once (see `encode_in_chunks`); None takes all of a
+    batch."""
 
     cut: ClassVar[type[TiledTransform | SlicesTransform]]
     seen: ClassVar[frozenset[Kind]]
@@ -44,6 +46,11 @@ class UnitsConfig(EncoderConfig):
                 field="processor.transform",
             )
         view = self.encoder.fitted(transform.transform)
+        if not isinstance(view, ImageTransform):
+            raise ConfigError(
+                f"each unit has one view, and the encoder {self.encoder.name!r} takes several",
+                field="model.encoder.encoder",
+            )
         return transform.model_copy(update={"transform": view})
 
     def build(self) -> UnitsEncoder:
@@ -98,8 +105,18 @@ class UnitsEncoder(Encoder):
 def encode_in_chunks(
     encoder: Encoder, pictures_M3HW: torch.Tensor, chunk: int | None
 ) -> torch.Tensor:
-    """Features of M pictures, at most `chunk` at once."""
-    if chunk is None or len(pictures_M3HW) <= chunk:
-        features: torch.Tensor = encoder(pictures_M3HW)
+    """Features of M pictures, at most `chunk` at once: the memory of a chunk is all that is needed.
+
+    Where the encoder trains, a chunk is encoded once more in the backward pass instead of being kept.
+    """
+    pictures = pictures_M3HW.contiguous(memory_format=torch.channels_last)
+    if chunk is None or len(pictures) <= chunk:
+        features: torch.Tensor = encoder(pictures)
         return features
-    return torch.cat([encoder(part) for part in pictures_M3HW.split(chunk)])
+    trains = torch.is_grad_enabled() and any(p.requires_grad for p in encoder.parameters())
+    return torch.cat(
+        [
+            checkpoint(encoder, part, use_reentrant=False) if trains else encoder(part)
+            for part in pictures.split(chunk)
+        ]
+    )

@@ -38,6 +38,7 @@ from medloupe.models.encoders.checkpoints import checkpoint_file, read_json
 from medloupe.models.encoders.hf_vision import (
     CLIPEncoderConfig,
     HFVisionTower,
+    Siglip2EncoderConfig,
     SiglipEncoderConfig,
 )
 from medloupe.models.language import architecture_from
@@ -321,11 +322,13 @@ def _llava_config(model: VisionLanguageModel) -> LlavaConfig:
     _refuse_connector(ConnectorConfig.parse(model.config.connector), int(language.hidden_size))
     tower = model.encoder
     if (
-        type(encoder) not in (CLIPEncoderConfig, SiglipEncoderConfig)
+        not isinstance(encoder, CLIPEncoderConfig | SiglipEncoderConfig)
+        or isinstance(encoder, Siglip2EncoderConfig)
         or not isinstance(tower, HFVisionTower)
         or encoder.post_norm
     ):
-        what = "post_norm" if isinstance(tower, HFVisionTower) else repr(encoder.name)
+        plain = isinstance(tower, HFVisionTower) and tower.config.post_norm
+        what = "post_norm" if plain else repr(encoder.name)
         raise ConfigError(
             f"LLaVA reads a CLIP or SigLIP tower before its last norm; this model has {what}",
             field="encoder",

@@ -138,9 +138,7 @@ def composition(
 
 def _flat(config: dict[str, Any], parts: Parts) -> _Half:
     """The encoder of pictures, and of the slices of volumes where attention pooling takes them."""
-    place, data = tower_data(
-        str(config["lvlm_encoder_image_name_or_path"]), parts.vision_tower
-    )
+    place, data = tower_data(str(config["lvlm_encoder_image_name_or_path"]), parts.vision_tower)
     tower = tower_of(
         place,
         data,
@@ -198,7 +196,10 @@ def _volume(config: dict[str, Any]) -> _Half:
         encoder=encoder,
         connector=PooledConnectorConfig(window=(2, 2, 2), connector=layers),
         prefixes=(
-            *((theirs + M3D.published(name), f"encoder.trunk.{name}") for name in tower.state_dict()),
+            *(
+                (theirs + M3D.published(name), f"encoder.trunk.{name}")
+                for name in tower.state_dict()
+            ),
             ("connector_image3d.connector.", "connector.connector.layers."),
         ),
         unread=(

@@ -57,9 +57,8 @@ def load_minigpt(
         if part in parts and not any(n.startswith(prefix) for n in (*lora, *rest)):
             raise CheckpointError(f"holds no {what} weights ({prefix}...)", file=str(file))
     skipped = [PROJECTION.replace(".", r"\.") + ".*"] if "connector" not in parts else []
-    adapters, merged = {}, {}
-    if "language_model" in parts:
-        adapters, merged = _places(model, lora, file)
+    taken = lora if "language_model" in parts else {}
+    adapters, merged = _places(model, taken, file)
     names = Naming(
         prefixes=(
             (PROJECTION, last_layer(model.connector)),

@@ -147,5 +147,3 @@ def _with_tower(
     source = inside(encoder)[1].source
     said = f"encoder: {len(report.kept):,} tensors from {source}"
     return report.model_copy(update={"elsewhere": (said,)})
-
-

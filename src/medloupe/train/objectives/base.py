@@ -17,6 +17,7 @@ import torch
 from medloupe.config import ComponentConfig
 from medloupe.data.dataset import Dataset
 from medloupe.errors import TrainingError
+from medloupe.models.features import FeatureStore
 from medloupe.models.vlm import VisionLanguageModel
 from medloupe.processing import ImageSource, Processor
 from medloupe.types import Batch, Conversation, ImageInput, ImageRef, Record
@@ -26,7 +27,8 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class StageContext:
-    """What an objective builds its rows from. `frozen_encoder`: its features may be kept."""
+    """What an objective builds its rows from. `frozen_encoder`: its features may be kept, in `features`
+    also for other runs."""
 
     model: VisionLanguageModel
     processor: Processor
@@ -34,6 +36,7 @@ class StageContext:
     images: ImageSource
     frozen_encoder: bool
     progress: Progress
+    features: FeatureStore | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +136,7 @@ class FrozenFeatures:
     def __init__(self, context: StageContext) -> None:
         self.context = context
         self._features: dict[str, ImageInput] = {}
+        self._known = context.features and context.features.of(context.model)
 
     def of(self, refs: Sequence[ImageRef]) -> list[ImageInput]:
         """The images with their features."""
@@ -141,8 +145,11 @@ class FrozenFeatures:
     def _one(self, ref: ImageRef) -> ImageInput:
         key = ref.to_json()
         if key not in self._features:
-            with torch.no_grad():
-                (self._features[key],) = self.context.model.encode(
-                    self.context.images.inputs([ref])
-                )
+            (image,) = self.context.images.inputs([ref])
+            self._features[key] = self._known.of(image) if self._known else self._encoded(image)
         return self._features[key]
+
+    def _encoded(self, image: ImageInput) -> ImageInput:
+        with torch.no_grad():
+            (encoded,) = self.context.model.encode([image])
+        return encoded

@@ -1,0 +1,226 @@
+"""Run a grid: every row under every seed, each in a folder of its own, once.
+
+OUT/data/HASH/          the prepared data set, shared by all grids on it
+OUT/parts/NAME-HASH/    the small parts, made once
+OUT/features/           what frozen encoders make of the images
+OUT/runs/KEY/           a run: checkpoints, model, evaluation, report
+OUT/ledger.jsonl        a line for every run that is finished
+OUT/GRID/               results.md and manifest.json
+
+A run is named by its key, so grids share the runs they have in common. One that was killed goes on
+from its last checkpoint; those in the ledger are not run again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from medloupe.data.dataset import Dataset, Progress
+from medloupe.errors import ConfigError
+from medloupe.evaluate.log import read_log
+from medloupe.models.features import FeatureStore
+from medloupe.recipes import run
+from medloupe.recipes.config import RunConfig
+from medloupe.recipes.manifest import surroundings
+from medloupe.recipes.prepare import prepare
+from medloupe.reproduce.compare import Comparison, compare
+from medloupe.reproduce.grid import ROW, Grid
+from medloupe.reproduce.ledger import Entry, Ledger
+from medloupe.reproduce.page import markdown
+from medloupe.reproduce.parts import MADE
+
+LEDGER_FILE = "ledger.jsonl"
+RESULTS_FILE = "results.md"
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One row under one seed."""
+
+    label: str
+    seed: int
+    key: str
+    folder: Path
+
+
+class Reproduction:
+    """A grid below `out` under `seeds`.
+
+    Raises:
+        ConfigError: results of this version of the grid were made with other rows.
+    """
+
+    def __init__(
+        self, grid: Grid, out: Path, *, seeds: tuple[int, ...], progress: Progress, tell: Tell
+    ) -> None:
+        self.grid, self.out, self.seeds = grid, out, seeds
+        self.progress, self.tell = progress, tell
+        self.ledger = Ledger(out / LEDGER_FILE)
+        self.ledger.refuse_changed(grid)
+
+    def run(self) -> Comparison:
+        """Run what is not finished, then write and return the results.
+
+        Raises:
+            ConfigError: another process is at work in the folder.
+            MedLoupeError: what is wrong with a run, see `recipes.run.train`.
+        """
+        with _alone(self.out):
+            jobs = self._jobs()
+            self._note_shared(jobs)
+            for number, job in enumerate(jobs, start=1):
+                about = f"[{number}/{len(jobs)}] {job.label}, seed {job.seed}"
+                if self._is_finished(job):
+                    self.tell(f"{about}: finished before")
+                    continue
+                self.tell(about)
+                self._finish(job)
+            return self._report(jobs)
+
+    def _jobs(self) -> list[Job]:
+        """Seed after seed, so that an early stop leaves whole tables; rows in their order."""
+        return [
+            Job(label=row.label, seed=seed, key=key, folder=self.out / "runs" / key)
+            for seed in self.seeds
+            for row in self.grid.rows
+            for key in [self.grid.key(row.label, seed)]
+        ]
+
+    def _is_finished(self, job: Job) -> bool:
+        return job.key in self.ledger.seconds() and (job.folder / run.EVALUATION_FILE).is_file()
+
+    def _finish(self, job: Job) -> None:
+        begun = time.perf_counter()
+        config, data = self._resolved(job), self._data.root
+        if not run.is_trained(config, job.folder):
+            features = FeatureStore(self.out / "features")
+            run.train(
+                config, data, job.folder, resume=True, progress=self.progress, features=features
+            )
+        run.evaluate(
+            job.folder / run.MODEL_FOLDER, data, job.folder, trust_code=True, progress=self.progress
+        )
+        self._enter(job, time.perf_counter() - begun)
+        # The model is saved and scored; what a resumed run would need is most of the folder.
+        shutil.rmtree(job.folder / "checkpoints")
+
+    def _note_shared(self, jobs: list[Job]) -> None:
+        """What another grid has run, this one has, too."""
+        known, seconds = self._entered(), self.ledger.seconds()
+        for job in jobs:
+            if job.key in seconds and (job.label, job.seed, job.key) not in known:
+                self._enter(job, seconds[job.key])
+
+    def _entered(self) -> set[tuple[str, int, str]]:
+        return {
+            (entry.label, entry.seed, entry.key)
+            for entry in self.ledger.entries()
+            if (entry.grid, entry.version) == (self.grid.name, self.grid.version)
+        }
+
+    def _enter(self, job: Job, seconds: float) -> None:
+        self.ledger.add(
+            Entry(
+                grid=self.grid.name,
+                version=self.grid.version,
+                rows=self.grid.rows_fingerprint(),
+                label=job.label,
+                seed=job.seed,
+                key=job.key,
+                seconds=round(seconds, 1),
+                date=datetime.now(UTC).isoformat(timespec="seconds"),
+            )
+        )
+
+    def _resolved(self, job: Job) -> RunConfig:
+        """The job's run with the folders of parts and other rows in place of their names."""
+        config = self.grid.config(job.label, job.seed).to_dict()
+        start = self.grid.start(job.label)
+        found = {} if start is None else {ROW + start: self._run_of(start, job)}
+        for name in self.grid.parts:
+            if MADE + name in json.dumps(config):
+                found[MADE + name] = str(self._part(name))
+        return RunConfig.parse(_replaced(config, found))
+
+    def _run_of(self, label: str, job: Job) -> str:
+        key = self.grid.key(label, job.seed)
+        if key not in self.ledger.seconds():
+            raise ConfigError(
+                f"row {job.label!r} begins with row {label!r}, which has not run",
+                field=f"grid {self.grid.name}",
+                remedy="Put it before that row",
+            )
+        return str(self.out / "runs" / key)
+
+    @cached_property
+    def _data(self) -> Dataset:
+        config = self.grid.base.data
+        folder = self.out / "data" / config.fingerprint()
+        return prepare(config, folder, root=None, progress=self.progress)
+
+    def _part(self, name: str) -> Path:
+        part, base = self.grid.parts[name], self.grid.base
+        folder = self.out / "parts" / f"{name}-{part.fingerprint()}-{base.data.fingerprint()}"
+        return part.made(folder, self._data, base.processor, self.progress)
+
+    def _report(self, jobs: list[Job]) -> Comparison:
+        logs = {(j.label, j.seed): read_log(j.folder / run.EVALUATION_FILE) for j in jobs}
+        comparison = compare(self.grid, logs, self.seeds)
+        folder = self.out / self.grid.name
+        folder.mkdir(parents=True, exist_ok=True)
+        seconds = self.ledger.seconds()
+        reports = {(j.label, j.seed): f"../runs/{j.key}/{run.REPORT_FILE}" for j in jobs}
+        took = {(j.label, j.seed): seconds[j.key] for j in jobs}
+        page = markdown(comparison, reports, took)
+        (folder / RESULTS_FILE).write_text(page, encoding="utf-8")
+        text = json.dumps(self._manifest(jobs), indent=1, ensure_ascii=False)
+        (folder / run.MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+        return comparison
+
+    def _manifest(self, jobs: list[Job]) -> dict[str, Any]:
+        """The grid as it was run; each run has its own manifest in its folder."""
+        return {
+            "grid": self.grid.to_dict(),
+            "rows_fingerprint": self.grid.rows_fingerprint(),
+            "seeds": list(self.seeds),
+            "data_fingerprint": self._data.fingerprint(),
+            "runs": {f"{job.label}, seed {job.seed}": job.key for job in jobs},
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            **surroundings(),
+        }
+
+
+def _replaced(value: Any, found: dict[str, str]) -> Any:
+    """Plain data with whole strings replaced."""
+    if isinstance(value, dict):
+        return {key: _replaced(inner, found) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_replaced(inner, found) for inner in value]
+    return found.get(value, value) if isinstance(value, str) else value
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Two processes in one folder would train the same runs."""
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / "lock", timeout=0):
+            yield
+    except Timeout:
+        raise ConfigError(
+            "another process reproduces a grid in this folder",
+            file=str(out),
+            remedy="Wait for it, or choose another --out",
+        ) from None

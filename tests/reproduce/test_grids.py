@@ -1,0 +1,71 @@
+"""Every published grid: its rows resolve, fit together and come in an order that can run."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medloupe.errors import ConfigError
+from medloupe.models.encoders.hf_vision import SiglipEncoderConfig
+from medloupe.models.vlm import image_layouts
+from medloupe.recipes.config import RunConfig
+from medloupe.reproduce import Grid, Row
+from medloupe.reproduce.grids import GRIDS, grid
+from medloupe.reproduce.parts import SmallTower
+
+ROWS = [(name, row.label) for name in GRIDS for row in grid(name).rows]
+
+
+@pytest.mark.parametrize(("name", "label"), ROWS)
+def test_a_row_is_a_model(name: str, label: str) -> None:
+    made = grid(name)
+    config = made.config(label, 2)
+    assert (config.seed, config.train.seed) == (2, 2)
+    assert RunConfig.parse(config.to_dict()) == config
+    encoder = config.model.encoder
+    if isinstance(encoder, SiglipEncoderConfig):
+        tower = made.parts["tower"]
+        assert isinstance(tower, SmallTower)
+        shape = {
+            "model_type": "siglip_vision_model",
+            "hidden_size": tower.width,
+            "intermediate_size": 4 * tower.width,
+            "num_hidden_layers": tower.layers,
+            "num_attention_heads": tower.heads,
+            "image_size": tower.image_size,
+            "patch_size": tower.patch_size,
+        }
+        encoder = encoder.model_copy(update={"source": None, "architecture": shape})
+    with torch.device("meta"):
+        built = encoder.build()
+        channels = {kind: built.for_kind(kind).channels for kind in sorted(built.kinds)}
+        connector = config.model.connector.build_for(channels, 192)
+    layouts = image_layouts(built, connector)
+    assert layouts.image or layouts.volume
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_row_begins_with_an_earlier_one(name: str) -> None:
+    made = grid(name)
+    labels = [row.label for row in made.rows]
+    for number, label in enumerate(labels):
+        start = made.start(label)
+        assert start is None or start in labels[:number]
+    tasks = set(made.base.data.to_dict()["tasks"])
+    assert {task for measure in made.measures for task in measure.tasks} <= tasks
+
+
+def test_rows_differ_and_grids_share() -> None:
+    keys = {name: [grid(name).key(row.label, 0) for row in grid(name).rows] for name in GRIDS}
+    assert all(len(set(found)) == len(found) for found in keys.values())
+    every = [key for found in keys.values() for key in found]
+    assert len(set(every)) < len(every)
+
+
+def test_mistakes_are_named(tiny_grid: Grid) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'scales'"):
+        grid("scale")
+    with pytest.raises(ConfigError, match="a claim is about 'two'"):
+        Grid.parse(tiny_grid.to_dict() | {"rows": [Row(label="one").to_dict()]})
+    with pytest.raises(ConfigError, match="two rows have one label"):
+        Grid.parse(tiny_grid.to_dict() | {"rows": [tiny_grid.rows[0].to_dict()] * 2})
