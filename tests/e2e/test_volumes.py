@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from medloupe.generate import ChatSession
+from medloupe.cli.chat import converse
+from medloupe.errors import PromptError
+from medloupe.generate import ChatSession, Predictor
 from medloupe.recipes import run
+from medloupe.recipes.config import RunConfig
 from medloupe.types import ImageRef
 
 COMMAND = (sys.executable, "-c", "from medloupe.cli import main; main()")
@@ -24,7 +26,7 @@ COMMAND = (sys.executable, "-c", "from medloupe.cli import main; main()")
 RUN = """
 name: volumes
 data:
-  {{name: starter, patients: 10, slices_per_patient: 2, series_per_patient: 0, volumes_per_patient: 1,
+  {{name: starter, patients: 20, slices_per_patient: 1, series_per_patient: 0, volumes_per_patient: 1,
    size: 64, volume_size: 24, languages: [en]}}
 model:
   encoder: {encoder}
@@ -64,6 +66,7 @@ SLICES = {
     "transform": "{name: slices, selection: {count: 5}}",
     "tasks": ", ".join((*VOLUMES, "presence")),
 }
+MEAN = {"connector": "mean_slices", "tasks": ", ".join(VOLUMES)}
 CUBE = {
     "encoder": "{name: vit3d, shape: [8, 24, 24], patch: [4, 8, 8], "
     "size: {width: 24, depth: 2, heads: 2, hidden: 32}}",
@@ -100,14 +103,15 @@ def by_slices(
 
 
 def volume_of(data: Path) -> Path:
-    return next(iter(sorted(data.rglob("*.nii*"))))
+    return min(data.rglob("*.nii*"))
 
 
-def evaluated(folder: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows and scores of `eval.jsonl`."""
-    lines = [json.loads(line) for line in (folder / "eval.jsonl").read_text("utf-8").splitlines()]
-    return ([one for one in lines if one["type"] == kind for kind in ("row",)],
-            [one for one in lines if one["type"] == "score"])  # fmt: skip
+def evaluated(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The lines of `eval.jsonl` by their type."""
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for line in (folder / "eval.jsonl").read_text("utf-8").splitlines():
+        lines.setdefault(json.loads(line)["type"], []).append(json.loads(line))
+    return lines
 
 
 def test_a_killed_run_resumes_to_the_same_losses(
@@ -133,7 +137,7 @@ def test_a_killed_run_resumes_to_the_same_losses(
 
 def test_what_was_decoded_is_kept_where_the_run_says(by_slices: Path) -> None:
     kept = sum(file.stat().st_size for file in (by_slices / "views").rglob("*"))
-    assert kept > 10 * 5 * 64 * 64 * 4  # ten volumes of five slices
+    assert kept > 8 * 5 * 64 * 64 * 4  # most of 14 training volumes, five slices each
 
 
 def test_it_is_evaluated_with_boxes_in_three_dimensions(
@@ -141,55 +145,66 @@ def test_it_is_evaluated_with_boxes_in_three_dimensions(
 ) -> None:
     done = medloupe("evaluate", "--model", by_slices / "run")
     assert "volume_rec" in done.out
-    rows, scores = evaluated(by_slices / "run")
-    tasks = {row["task"] for row in rows}
-    assert tasks == {*VOLUMES, "presence"}
-    asked = [row for row in rows if row["task"] == "volume_rec"]
+    lines = evaluated(by_slices / "run")
+    assert {row["task"] for row in lines["row"]} == {*VOLUMES, "presence"}
+    asked = [row for row in lines["row"] if row["task"] == "volume_rec"]
     assert all(row["images"][0]["kind"] == "volume" for row in asked)
     assert all(row["truth_boxes"][0]["z1"] is not None for row in asked)
-    assert {score["id"] for score in scores if score["scorer"] == "BoxIoU"} or scores
-    assert 'id="training"' in (by_slices / "run/report.html").read_text("utf-8")
+    assert all(row["blind_prediction"] is not None for row in asked)  # another patient's volume
+    scored = {score["id"] for score in lines["score"] if score["value"] is not None}
+    assert scored >= {row["id"] for row in asked}
+    assert "volume_rec" in (by_slices / "run/report.html").read_text("utf-8")
 
 
 def test_a_volume_and_a_picture_are_asked_about(
     by_slices: Path, medloupe: Callable[..., Any], tmp_path: Path
 ) -> None:
-    data = by_slices / "run/data"
-    nifti = volume_of(data)
-    Image.fromarray(np.full((30, 40), 90, np.uint8)).save(tmp_path / "a.png")
-    words = ["ask", "--model", by_slices / "run", "--volume", nifti]
-    alone = medloupe(*words, "Is there a ring lesion?")
-    both = medloupe(*words, "--image", tmp_path / "a.png", "Is there a ring lesion?")
-    assert alone.out.strip()
-    assert both.out.strip()
-    predict = run.load(by_slices / "run/model", root=data)
-    session = ChatSession(predict, name="ask")
-    said = session.ask("Is there a ring lesion?", [ImageRef(uri=str(nifti), kind="volume")])
-    assert alone.out.splitlines()[0] == said.text.splitlines()[0]  # the model that was saved
+    """The order on the command line does not matter: pictures come first."""
+    nifti, png = volume_of(by_slices / "run/data"), tmp_path / "a.png"
+    Image.fromarray(np.full((30, 40), 90, np.uint8)).save(png)
+    words = ["ask", "--model", by_slices / "run", "--volume", nifti, "--image", png]
+    asked = medloupe(*words, "Is there a ring lesion?")
+    predict = run.load(by_slices / "run/model", root=tmp_path)
+    refs = [ImageRef(uri=str(png)), ImageRef(uri=str(nifti), kind="volume")]
+    said = ChatSession(predict, name="ask").ask("Is there a ring lesion?", refs)
+    assert asked.out.splitlines()[0] == said.text.splitlines()[0]
+
+
+def test_volumes_in_a_conversation(
+    by_slices: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nifti = volume_of(by_slices / "run/data")
     lines = [f"/volume {nifti}", "Where?", f"/image {nifti} 3", "And here?", "/volume", "/volumes"]
-    talk = medloupe("chat", "--model", by_slices / "run", stdin="\n".join(lines))
-    assert len(talk.out.splitlines()) >= 2
-    assert "not a volume command" in talk.err
-    assert "unknown command '/volumes'" in talk.err
+    left = iter([*lines, "/quit"])
+    monkeypatch.setattr("builtins.input", lambda _: next(left))
+    converse(run.load(by_slices / "run/model", root=Path()), [], modality="MR")
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) >= 2
+    assert "not a volume command" in said.err
+    assert "unknown command '/volumes'" in said.err
 
 
-def test_a_3d_encoder_goes_the_same_way(
-    by_slices: Path, language: Path, medloupe: Callable[..., Any], tmp_path: Path
+@pytest.mark.parametrize("composition", ["3D", "mean"])
+def test_other_compositions_go_the_same_way(
+    by_slices: Path, language: Path, tmp_path: Path, composition: str
 ) -> None:
     data, out = by_slices / "run/data", tmp_path / "run"
-    path = written(tmp_path, language, CUBE)
-    medloupe("train", path, "--data", data, "--out", out)
-    assert len(losses(out)) == 12
-    model = run.load(out / "model", root=data).model
-    assert model.layouts.image is None
-    assert model.layouts.volume is not None
-    assert model.layouts.volume.tokens == 1
-    medloupe("evaluate", "--model", out, "--data", data)
-    rows, _ = evaluated(out)
-    assert {row["task"] for row in rows} == set(VOLUMES)
-    refused = medloupe(
-        "ask", "--model", out, "--image", volume_of(data), "--frame", "3", "Side?", code=2
+    config = RunConfig.from_yaml(
+        written(tmp_path, language, CUBE if composition == "3D" else SLICES | MEAN)
     )
-    assert "this model's encoder reads volumes" in refused.err
-    assert "Traceback" not in refused.err
-    assert torch.isfinite(model.encoder.trunk.positions).all()
+    saved = run.train(config, data, out, progress=lambda *_: None)
+    assert [row[1] for row in losses(out)] == [*range(1, 5), *range(1, 9)]
+    model = run.load(saved, root=data).model
+    assert model.layouts.volume is not None
+    assert model.layouts.volume.tokens == (1 if composition == "3D" else 4)
+    assert (model.layouts.image is None) == (composition == "3D")
+    log = run.evaluate(saved, data, out, progress=lambda *_: None)
+    assert {row.task for row in log.rows} >= set(VOLUMES)
+
+
+def test_a_picture_for_an_encoder_of_volumes(language: Path, tmp_path: Path) -> None:
+    config = RunConfig.from_yaml(written(tmp_path, language, CUBE))
+    model, processor, images = run.build(config, tmp_path)
+    Image.fromarray(np.full((30, 40), 90, np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(PromptError, match="this model's encoder reads volumes"):
+        ChatSession(Predictor(model, processor, images)).ask("Side?", [ImageRef(uri="a.png")])

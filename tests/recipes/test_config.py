@@ -30,11 +30,7 @@ def test_a_recipe_is_named_described_and_survives_yaml(name: str, tmp_path: Path
 def test_the_view_is_the_encoders(name: str) -> None:
     config = recipe(name)
     transform, encoder = config.processor.transform, config.model.encoder
-    assert (transform.size, transform.mean, transform.std) == (
-        encoder.image_size,
-        encoder.mean,
-        encoder.std,
-    )
+    assert encoder.fitted(transform) == transform
 
 
 @every_recipe

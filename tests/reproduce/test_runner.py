@@ -61,7 +61,8 @@ def test_a_killed_grid_goes_on_where_it_stopped(tiny_grid: Grid, whole: Path, br
     trained = (first / "train.jsonl").stat().st_mtime_ns
     again = Watch()
     again.run(tiny_grid, broken)
-    assert again.told == ["[1/2] one, seed 0: finished before", "[2/2] two, seed 0"]
+    assert again.told[0] == "[1/2] one, seed 0: finished before"
+    assert again.told[1].startswith("[2/2] two, seed 0 (about 0 min left")
     assert again.steps == 2, "the checkpoint of step 2 was used"
     assert (first / "train.jsonl").stat().st_mtime_ns == trained
     for label in ("one", "two"):

@@ -309,7 +309,7 @@ def recipe_list() -> None:
     from medloupe.recipes import RECIPES, recipe
 
     for name in RECIPES:
-        console.out.print(f"[bold]{name:18}[/] {escape(recipe(name).description)}")
+        console.out.print(f"[bold]{name:26}[/] {escape(recipe(name).description)}")
 
 
 @recipes_app.command("show")

@@ -29,6 +29,7 @@ from medloupe.recipes.config import EvaluateConfig, ModelConfig, RunConfig
 from medloupe.reproduce.grid import Claim, Grid, Measure, Row
 from medloupe.reproduce.parts import MADE, SmallLanguage, SmallTower
 from medloupe.train import StageConfig, TrainConfig
+from medloupe.train.objectives.grounding import GroundingObjectiveConfig
 from medloupe.train.objectives.language import LanguageObjectiveConfig
 
 CLOSED: Final = ("plane", "presence", "side", "kind", "diagnosis", "count", "size")
@@ -191,13 +192,16 @@ def volumes() -> Grid:
 def layers() -> Grid:
     """MedM-VL: the last layer or the one before. A small tower is trained first, then read frozen."""
     tower = {"name": "siglip", "source": MADE + "tower", "image_size": SIDE}
-    train_all = (
-        _set("train.stages.align.objective", {"name": "grounding"}),
-        _set("train.stages.align.trainable", ["encoder", "connector"]),
-        _set("train.stages.align.batch_size", 16),
-        _set("train.stages.align.steps", 2 * INSTRUCT),
-        _set("train.stages.instruct.steps", 1),
+    ground = StageConfig(
+        name="ground",
+        objective=GroundingObjectiveConfig(),
+        trainable=("encoder", "connector"),
+        learning_rate=1e-3,
+        steps=2 * INSTRUCT,
+        batch_size=16,
+        precision="fp32",
     )
+    trained = (*_encoded(tower), _set("train.stages", [ground.to_dict()]))
     start = {
         "folder": "row:the tower's training",
         "parts": ["encoder"],
@@ -211,7 +215,7 @@ def layers() -> Grid:
         base=plane_run(),
         parts={**_LANGUAGE, "tower": SmallTower(image_size=SIDE, layers=6)},
         rows=(
-            Row(label="the tower's training", overrides=(*_encoded(tower), *train_all)),
+            Row(label="the tower's training", overrides=trained),
             Row(label="layer -1", overrides=(*_encoded({**tower, "layer": -1}), begun)),
             Row(label="layer -2", overrides=(*_encoded({**tower, "layer": -2}), begun)),
         ),

@@ -85,7 +85,7 @@ class Reproduction:
                 if self._is_finished(job):
                     self.tell(f"{about}: finished before")
                     continue
-                self.tell(about)
+                self.tell(about + self._left(jobs))
                 self._finish(job)
             return self._report(jobs)
 
@@ -115,6 +115,13 @@ class Reproduction:
         self._enter(job, time.perf_counter() - begun)
         # The model is saved and scored; what a resumed run would need is most of the folder.
         shutil.rmtree(job.folder / "checkpoints")
+
+    def _left(self, jobs: list[Job]) -> str:
+        """How long the rest will take if it is like what is finished; nothing before that."""
+        seconds = self.ledger.seconds()
+        known = [seconds[job.key] for job in jobs if job.key in seconds]
+        rest = len(jobs) - len(known)
+        return f" (about {rest * sum(known) / len(known) / 60:.0f} min left)" if known else ""
 
     def _note_shared(self, jobs: list[Job]) -> None:
         """What another grid has run, this one has, too."""
