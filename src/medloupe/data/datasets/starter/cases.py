@@ -2,8 +2,9 @@
 
 A `Record` holds every lesion as a box whose label is its kind. `attributes` say, in the order of
 the boxes, on which side each lies and how large (the box's words) and how wide it is
-(`lesion_widths`, percent of the image's width), and further `plane`, `diagnosis`, the widest
-and the narrowest lesion (`lesion_width_percent`, `smallest_lesion_percent`) and the `affine` (4 x 4 JSON: column, row, slice -> RAS+ mm).
+(`lesion_widths`, percent of the image's width), and further `plane`, `diagnosis`, the widest and
+the narrowest lesion (`lesion_width_percent`, `smallest_lesion_percent`) and the `affine` (4 x 4
+JSON: column, row, slice -> RAS+ mm).
 """
 
 from __future__ import annotations
