@@ -131,8 +131,10 @@ class BlobLog:
             return self._append(key, text, payload.cast("B"), need)
 
     def bytes_used(self) -> int:
-        """Bytes of all shards."""
-        return sum(shard.size for shard in self._shards())
+        """Bytes of all shards, while no writer is at work: else shards could be counted that are
+        dropped for others that are counted as well."""
+        with FileLock(self.folder / "lock"):
+            return sum(shard.size for shard in self._shards())
 
     def _refused(self, why: str) -> ConfigError:
         return ConfigError(
