@@ -3,12 +3,14 @@
 #   PYTHON       the interpreter that makes .venv: Python >= 3.11
 #   VENV         where the environment lies
 #   OUT          where the quickstart writes
+#   WORKERS      processes that run tests at once, each on one thread
 #   TORCH_INDEX  PyTorch's index for the light CPU wheel, where pip would otherwise fetch the CUDA build:
 #                make quickstart TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= runs/quickstart
+WORKERS ?= 2
 TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
@@ -43,7 +45,7 @@ quickstart: $(STAMP)
 	$(BIN)/medloupe quickstart --out $(OUT)
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check

@@ -19,6 +19,7 @@ VERBS = [
     ("audit",),
     ("stats",),
     ("convert",),
+    ("deidentify",),
     ("train",),
     ("evaluate",),
     ("ask",),

@@ -59,7 +59,7 @@ def churn(log: BlobLog, seed: int, blobs: int, steps: int) -> None:
         hits += bool(found)
         if log.bytes_used() > log.limit_bytes:
             sys.exit(f"{log.bytes_used()} bytes are over the limit")
-    print(hits)
+    sys.stdout.write(f"{hits}\n")
 
 
 def fill(log: BlobLog) -> None:
@@ -67,7 +67,8 @@ def fill(log: BlobLog) -> None:
     number = 0
     while True:
         put(log, number)
-        print(number, flush=True)
+        sys.stdout.write(f"{number}\n")
+        sys.stdout.flush()
         number += 1
 
 

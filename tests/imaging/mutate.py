@@ -290,7 +290,7 @@ def _elements(data: bytearray) -> list[int]:
         for element in elements:
             for order in ("<HH", ">HH"):
                 at = data.find(struct.pack(order, group, element))
-                while 0 <= at and len(found) < 500:
+                while at >= 0 and len(found) < 500:
                     found.add(at)
                     at = data.find(struct.pack(order, group, element), at + 1)
     return sorted(found)

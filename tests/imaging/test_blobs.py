@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType
 
@@ -212,6 +214,30 @@ def test_a_forked_log(tmp_path, hammer):
     assert os.waitpid(child, 0)[1] == 0
     assert hammer.put(log, 3)
     assert all(hammer.right(log, number) for number in (1, 2, 3))
+
+
+def test_a_fork_while_another_thread_reads(tmp_path, hammer):
+    """The child's copy of the mutex is held by a thread that it does not have."""
+    log = BlobLog(tmp_path, PLENTY)
+    hammer.put(log, 1)
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with log._alone():
+            held.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # ends a child that waits for ever
+        os._exit(0 if hammer.right(log, 1) else 1)
+    status = os.waitpid(child, 0)[1]
+    done.set()
+    thread.join()
+    assert status == 0
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

@@ -11,6 +11,8 @@ from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
+import nibabel
+import numpy as np
 import pytest
 
 
@@ -41,6 +43,13 @@ def test_mutations_follow_from_their_number(mutate):
     originals = {hashlib.sha256(seed.data).digest() for seed in good}
     changed = [hashlib.sha256(one.data).digest() not in originals for one in first]
     assert sum(changed) > 50
+
+
+def test_values_at_the_end_of_float32_are_shown(mutate, tmp_path):
+    """Their range is no float32."""
+    voxels = np.array([-3e38, 0, 3e38, np.inf, np.nan, 1], np.float32).reshape(3, 2, 1)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / "a.nii")
+    assert mutate.attempt(tmp_path / "a.nii", 0).kind == "image"
 
 
 def test_mutated_files(mutate, tmp_path):

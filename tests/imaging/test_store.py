@@ -152,8 +152,10 @@ def test_a_series_is_its_files(tmp_path):
     claimed = ref.model_copy(update={"sha256": digest})
     assert same(store.image(claimed, tmp_path), read_ref(claimed, tmp_path))
     write(3, "3.dcm", shift=1)
-    with pytest.raises(ImageError, match="SHA-256"):
-        store.image(claimed, tmp_path)
+    for _ in range(2):  # the second time its pixels are stored
+        with pytest.raises(ImageError, match="SHA-256"):
+            store.image(claimed, tmp_path)
+        assert same(store.image(ref, tmp_path), read_ref(ref, tmp_path))
 
 
 def test_frames_kinds_and_modalities_are_kept_apart(tmp_path, volume):
@@ -224,6 +226,50 @@ def test_a_changed_file_is_never_served_stale(tmp_path, always_hash):
         assert np.array_equal(store.view(ref, tmp_path, SMALL).display, plain)
 
 
+def test_what_is_remembered_of_a_file(tmp_path, monkeypatch):
+    """Trusted at once (no two seconds), a change still shows: by inode, by ctime, by the ref."""
+    monkeypatch.setattr(store_module, "_RACY_NS", 0)
+    store = DecodedStore(tmp_path / "s")
+    ref, path = picture(tmp_path, 0), tmp_path / "a.png"
+    digest, before = sha256_file(path), path.stat()
+    store.image(ref, tmp_path)
+    picture(tmp_path, 1, "new.png")
+    os.utime(tmp_path / "new.png", ns=(before.st_mtime_ns, before.st_mtime_ns))
+    (tmp_path / "new.png").replace(path)
+    assert same(store.image(ref, tmp_path), read_ref(ref, tmp_path))
+    before = path.stat()
+    while path.stat().st_ctime_ns == before.st_ctime_ns:  # until the clock ticks
+        picture(tmp_path, 2)
+        os.utime(path, ns=(before.st_mtime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (after.st_ino, after.st_size, after.st_mtime_ns) == (
+        before.st_ino,
+        before.st_size,
+        before.st_mtime_ns,
+    )
+    assert same(store.image(ref, tmp_path), read_ref(ref, tmp_path))
+    with pytest.raises(ImageError, match="SHA-256"):
+        store.image(ref.model_copy(update={"sha256": digest}), tmp_path)
+
+
+def test_a_file_that_changes_between_hash_and_read(tmp_path, monkeypatch):
+    """Its pixels are not kept under the hash of those that were there before."""
+    store = DecodedStore(tmp_path / "s")
+    ref = picture(tmp_path, 0)
+
+    def late(ref: ImageRef, root: Path) -> MedicalImage:
+        picture(tmp_path, 1)
+        return read_ref(ref, root)
+
+    monkeypatch.setattr(store_module, "read_ref", late)
+    with pytest.raises(ImageError, match="changed while it was read") as caught:
+        store.image(ref, tmp_path)
+    assert caught.value.fault.file == str(tmp_path / "a.png")
+    monkeypatch.undo()
+    picture(tmp_path, 0)
+    assert same(store.image(ref, tmp_path), read_ref(ref, tmp_path))
+
+
 def test_equal_files_are_one_blob(tmp_path):
     (tmp_path / "b").mkdir()
     first, second = picture(tmp_path, 0), picture(tmp_path, 0, "b/c.png")
@@ -247,12 +293,19 @@ def test_an_old_file_is_hashed_once(tmp_path, monkeypatch):
     for _ in range(3):
         DecodedStore(tmp_path).view(ref, Path(), SMALL)
     assert hashed == [Path(ref.uri)]
+    monkeypatch.setattr(store_module, "_RACY_NS", 10**19)  # now it is too new to be trusted
+    for _ in range(2):
+        DecodedStore(tmp_path / "new").view(ref, Path(), SMALL)
+    assert len(hashed) > 2
+    monkeypatch.undo()
+    hashed.clear()
+    monkeypatch.setattr(store_module, "sha256_file", watched)
     DecodedStore(tmp_path, always_hash=True).view(ref, Path(), SMALL)
-    assert len(hashed) == 2
+    assert len(hashed) == 1
     claimed = ref.model_copy(update={"sha256": sha256_file(Path(ref.uri))})
     DecodedStore(tmp_path / "other").view(claimed, Path(), SMALL)  # the reader compares it
     DecodedStore(tmp_path / "other").view(claimed, Path(), SMALL)
-    assert len(hashed) == 2
+    assert len(hashed) == 1
 
 
 def test_a_claimed_hash_is_compared_with_the_file(tmp_path):

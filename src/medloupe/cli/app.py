@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 from rich.markup import escape
 
 from medloupe.cli import console, plan, reproduce, weights
+from medloupe.cli import data as data_verbs
+from medloupe.cli.deidentify import deidentify
 from medloupe.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -78,29 +80,41 @@ def _version(
 @app.command()
 def prepare(
     dataset: Annotated[
-        str, typer.Argument(help="starter, vqa_rad, llava, native, or your own module:Class.")
+        str,
+        typer.Argument(
+            help="starter, vqa_rad, ..., folder, llava, native, or your own module:Class."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", help="The folder to write.", show_default=False)],
     root: Root = None,
     set_: Set = None,
+    check_: Annotated[
+        bool, typer.Option("--check/--no-check", help="Read every row and image afterwards.")
+    ] = True,
 ) -> None:
-    """Turn a data set into the native form: JSON lines, images, a card.
+    """Turn a data set into the native form: JSON lines, images, a card. Then check it.
 
     [dim]medloupe prepare starter --out data/starter --set patients=50 --set size=448[/]
     [dim]medloupe prepare vqa_rad --root downloads/vqa_rad --out data/vqa_rad[/]
+    [dim]medloupe prepare folder --root my_images_and_csv --out data/mine[/]
     """
     console.quiet_libraries()
     from medloupe.data.datasets.base import DatasetConfig
     from medloupe.recipes.prepare import prepare as prepare_data
+    from medloupe.types import Split
 
     config = DatasetConfig.parse({"name": dataset}).with_overrides(set_ or ())
     with console.Bars() as bars:
         made = prepare_data(config, out, root=root, progress=bars)
     counts = ", ".join(f"{number:,} {what}" for what, number in sorted(made.card.counts.items()))
+    splits = ", ".join(f"{len(made.split(name)):,} {name}" for name in get_args(Split))
     console.out.print(f"{escape(str(out))}: {counts}")
+    console.out.print(f"conversations by split: {splits}")
     for note in (made.card.partial, made.card.leak):
         if note:
             console.out.print(f"[yellow]note:[/] {escape(note)}")
+    if check_:
+        _check(out)
 
 
 @app.command()
@@ -130,6 +144,10 @@ def _check(folder: Path) -> None:
     console.out.print(f"{escape(str(folder))}: {summary}, no faults")
 
 
+for _verb in (data_verbs.audit, data_verbs.stats, data_verbs.convert, deidentify):
+    app.command()(_verb)
+
+
 @app.command()
 def train(
     recipe: Annotated[str, typer.Argument(help="A recipe's name, or a YAML file of a run.")],
@@ -157,14 +175,18 @@ def train(
     config = load_run(recipe, set_ or ())
     from medloupe.recipes import run
     from medloupe.recipes.prepare import prepare as prepare_data
+    from medloupe.recipes.sources import mixed_folders
 
     folder = data or out / "data"
     if data is None:
         with console.Bars() as bars:
             prepare_data(config.data, folder, root=root, progress=bars)
-    _check(folder)
+    for path in (folder, *map(Path, mixed_folders(config))):
+        _check(path)
     with console.Bars() as bars:
-        saved = run.train(config, folder, out, resume=resume, progress=bars)
+        saved = run.train(
+            config, folder, out, resume=resume, progress=bars, tell=console.tell, workers=None
+        )
     console.out.print(f"model: {escape(str(saved))}")
 
 
@@ -380,7 +402,15 @@ def quickstart(
         console.out.print("  finished before")
     else:
         with console.Bars() as bars:
-            run.train(config, out / "data", out, resume=resume, progress=bars)
+            run.train(
+                config,
+                out / "data",
+                out,
+                resume=resume,
+                progress=bars,
+                tell=console.tell,
+                workers=None,
+            )
     _heading(4, "evaluate on patients the model has not seen, with and without looking")
     if resume and run.is_evaluated(config, out):
         console.out.print("  finished before")

@@ -8,7 +8,7 @@ memory.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 from isal import igzip_lib, isal_zlib
@@ -20,7 +20,8 @@ _BEYOND: Final = 2**16  # bytes inflated past the end, so that the trailer's che
 _MAGIC: Final = b"\x1f\x8b"
 
 # What a broken gzip stream raises.
-INFLATE_ERRORS: Final = (EOFError, isal_zlib.error)
+# (isal's types call its error an instance.)
+INFLATE_ERRORS: Final = (EOFError, cast(type[Exception], isal_zlib.error))
 
 
 def inflate(data: bytes, peek: int, end: Callable[[bytes], int]) -> memoryview:

@@ -190,7 +190,9 @@ class DecodedStore:
                 check_sha256(whole, ref.sha256, str(path))
             return _Content(file=first, sha256=whole)
         known = self._known(first)
-        others = _companions(path) if known is None else known["others"]
+        others = known["others"] if known is not None else None
+        if others is None:
+            others = _companions(path)
         if ref.sha256 and known is None and not others and not self.always_hash:
             return _Content(file=first, sha256=ref.sha256.lower(), claimed=True)
         sha256 = self._hash(first, others) if known is None else known["sha256"]
@@ -212,14 +214,15 @@ class DecodedStore:
         if file.stamp is None:
             return "absent"
         known = self._known(file)
-        return self._hash(file, ()) if known is None else str(known["sha256"])
+        return self._hash(file, None) if known is None else str(known["sha256"])
 
-    def _hash(self, file: _File, others: Sequence[str]) -> str:
+    def _hash(self, file: _File, others: Sequence[str] | None) -> str:
+        """Hash a file; `others` are its companions, None where nobody looked for them."""
         digest = sha256_file(file.path)
         self._remember(file, digest, others)
         return digest
 
-    def _remember(self, file: _File, digest: str, others: Sequence[str]) -> None:
+    def _remember(self, file: _File, digest: str, others: Sequence[str] | None) -> None:
         """Keep the hash if nothing can have changed within one tick of the clock."""
         if file.settled and _File.of(file.path) == file:
             self.blobs.put(file.key, {"sha256": digest, "others": others}, memoryview(b""))

@@ -5,6 +5,7 @@ What is tuned stands in the two stages and in `StarterConfig`, nowhere else.
 
 from __future__ import annotations
 
+from medloupe.data.audit import GateConfig
 from medloupe.data.datasets.starter import StarterConfig
 from medloupe.data.datasets.starter.anatomy import PLANES
 from medloupe.data.datasets.starter.lesions import KINDS
@@ -46,6 +47,8 @@ def starter() -> RunConfig:
         ),
         processor=ProcessorConfig(system=SYSTEM),
         train=TrainConfig(stages=(_ground(), _instruct())),
+        # every patient is drawn anew, so look-alikes are not searched for: half a minute on two cores
+        audit=GateConfig(near="off"),
         evaluate=EvaluateConfig(
             benchmark=Benchmark(
                 name="starter",
