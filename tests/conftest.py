@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -40,3 +41,11 @@ def tiny() -> ModuleType:
 def lab(tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> object:
     """Data, model and processor on disk, shared; nothing writes into them."""
     return tiny.Lab.create(tmp_path_factory.mktemp("lab"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Runs keep decoded images in MedLoupe's cache folder: here not in the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDLOUPE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from medloupe.cli.chat import converse
-from medloupe.errors import PromptError
+from medloupe.errors import ImageError
 from medloupe.generate import ChatSession, Predictor
 from medloupe.recipes import run
 from medloupe.recipes.config import RunConfig
@@ -200,11 +200,15 @@ def test_other_compositions_go_the_same_way(
     assert (model.layouts.image is None) == (composition == "3D")
     log = run.evaluate(saved, data, out, progress=lambda *_: None)
     assert {row.task for row in log.rows} >= set(VOLUMES)
+    if composition == "3D":  # a store changes no bit
+        plain = config.model_copy(update={"store": None})
+        run.train(plain, data, tmp_path / "plain", progress=lambda *_: None)
+        assert losses(tmp_path / "plain") == losses(out)
 
 
 def test_a_picture_for_an_encoder_of_volumes(language: Path, tmp_path: Path) -> None:
     config = RunConfig.from_yaml(written(tmp_path, language, CUBE))
     model, processor, images = run.build(config, tmp_path)
     Image.fromarray(np.full((30, 40), 90, np.uint8)).save(tmp_path / "a.png")
-    with pytest.raises(PromptError, match="this model's encoder reads volumes"):
+    with pytest.raises(ImageError, match=r"a volume is wanted.*model with a 2D encoder"):
         ChatSession(Predictor(model, processor, images)).ask("Side?", [ImageRef(uri="a.png")])

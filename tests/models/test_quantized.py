@@ -14,6 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel
 
 from medloupe.errors import ConfigError, MissingExtraError
+from medloupe.generate import GenerateConfig, Predictor
 from medloupe.models.connectors import ConnectorConfig
 from medloupe.models.encoders import EncoderConfig
 from medloupe.models.language import LanguageConfig, load_language
@@ -242,3 +243,18 @@ def test_rows_that_share_a_block_are_refused(lab: Any, tiny: ModuleType, tmp_pat
     with pytest.raises(ConfigError, match=r"multiple of 64 weights, .*q_proj has 32.*to int8"):
         load_language(LanguageConfig(source=str(tmp_path), quantization="nf4"))
     load_language(LanguageConfig(source=str(tmp_path), quantization="int8"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_leave_the_weights_as_they_are(
+    lab: Any, compose: Any, kind: str, precision: Any
+) -> None:
+    """The predictor casts a model for the length of a call; integers are no numbers to cast."""
+    model, twin = compose(kind), compose(kind)
+    context = lab.context(model)
+    config = GenerateConfig(max_new_tokens=3, precision=precision)
+    predict = Predictor(model, context.processor, context.images, config)
+    answers = predict(lab.dataset.conversations[:2])
+    assert all(1 <= len(answer.token_ids) <= 3 for answer in answers)
+    assert equal_bits(model, twin)

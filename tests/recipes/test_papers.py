@@ -265,7 +265,7 @@ def test_litegpts_lora_has_rank_64_on_queries_and_values() -> None:
 @pytest.fixture(scope="module")
 def planes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Starter slices of four patients, prepared once for all recipes; in this process."""
-    return _starter(tmp_path_factory.mktemp("planes"), slices_per_patient=2)
+    return _starter(tmp_path_factory.mktemp("planes"), slices_per_patient=4)
 
 
 @pytest.fixture(scope="module")

@@ -269,7 +269,9 @@ def test_steps_of_the_papers_stages() -> None:
 
 
 def test_what_cannot_be_planned_says_why() -> None:
-    unknown = recipe("starter_tiny").with_overrides(["model.language.source=Qwen/Qwen2.5-3B-Instrut"])
+    unknown = recipe("starter_tiny").with_overrides(
+        ["model.language.source=Qwen/Qwen2.5-3B-Instrut"]
+    )
     with pytest.raises(ConfigError, match=r"not known offline; did you mean 'Qwen/Qwen2.5-3B-Inst"):
         make_plan(unknown)
     with pytest.raises(ConfigError, match="unknown stage 'instrct'; did you mean 'instruct'"):

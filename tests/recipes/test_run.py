@@ -199,3 +199,21 @@ def test_a_full_disk_leaves_the_model_that_was_there(
         run.save_model(folder, model, processor, trained.config, {})
     assert (folder / "config.json").read_text("utf-8") == "the one before"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_where_decoded_images_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDLOUPE_CACHE", str(tmp_path / "cache"))
+    assert load_run("starter_tiny").store == "cache"
+    assert run.decoded_store(None) is None
+    for name, folder in (
+        ("cache", tmp_path / "cache/views"),
+        (str(tmp_path / "a"), tmp_path / "a"),
+    ):
+        store = run.decoded_store(name)
+        assert store is not None
+        assert store.blobs.folder == folder
+        assert folder.is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cache folder cannot be used") as caught:
+        run.decoded_store(str(tmp_path / "file" / "below"))
+    assert caught.value.fault.field == "store"

@@ -45,6 +45,7 @@ def plan(
     [dim]medloupe plan medm_vl_2d --gpus 2 --rows instruct=1000000[/]
     """
     console.quiet_libraries()
+    counts = dict(_row_count(item) for item in rows or ())
     from medloupe.recipes import load_run
     from medloupe.recipes.plan import make_plan
 
@@ -53,7 +54,7 @@ def plan(
         gpus=gpus,
         memory_gib=memory,
         text_tokens=text_tokens,
-        rows=dict(_row_count(item) for item in rows or ()),
+        rows=counts,
     )
     if json:
         typer.echo(made.to_json())

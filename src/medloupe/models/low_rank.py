@@ -57,11 +57,13 @@ def inject(part: nn.Module, config: LowRankConfig) -> None:
         ConfigError: `targets` names no linear layer, or one that cannot carry an adapter.
     """
     is_language = isinstance(part, PreTrainedModel)
+    names = _chosen(part, config.targets)
     spec = peft.LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
-        target_modules=_chosen(part, config.targets),
+        target_modules=names,
+        fan_in_fan_out=any(isinstance(part.get_submodule(name), Conv1D) for name in names),
         use_dora=config.kind == "dora",
         use_rslora=config.kind == "rslora",
         task_type="CAUSAL_LM" if is_language else None,

@@ -36,7 +36,7 @@ CLOSED: Final = ("plane", "presence", "side", "kind", "diagnosis", "count", "siz
 BOXES: Final = ("rec",)
 VOLUMES: Final = ("volume_presence", "volume_side")
 SIDE, SLICES = 96, 12
-ALIGN, INSTRUCT = 200, 600
+ALIGN, INSTRUCT = 150, 600
 
 ACCURACY: Final = Measure(
     label="closed questions, accuracy (%)", scorer="closed_accuracy.strict", tasks=CLOSED
@@ -197,7 +197,7 @@ def layers() -> Grid:
         objective=GroundingObjectiveConfig(),
         trainable=("encoder", "connector"),
         learning_rate=1e-3,
-        steps=2 * INSTRUCT,
+        steps=INSTRUCT,
         batch_size=16,
         precision="fp32",
     )
@@ -484,7 +484,7 @@ def _align(tasks: tuple[str, ...]) -> StageConfig:
         trainable=("connector",),
         learning_rate=1e-3,
         steps=ALIGN,
-        batch_size=4,
+        batch_size=2,
         precision="fp32",
     )
 
@@ -496,7 +496,7 @@ def _instruct(tasks: tuple[str, ...]) -> StageConfig:
         trainable=("connector", "language_model"),
         learning_rate=1e-3,
         steps=INSTRUCT,
-        batch_size=4,
+        batch_size=2,
         precision="fp32",
     )
 

@@ -11,7 +11,8 @@ with float32 cut to bfloat16, g GPUs.
 
 ZeRO keeps its float32 weights with the optimizer (Rajbhandari et al. 2020, section 3.1: 2 + 2 + 12 bytes);
 bucket and gathered parameters are DeepSpeed's defaults. FSDP2 gathers a block while the one before
-is used. A quantised base is not sharded, so it has DDP and ZeRO-2 only. RESERVE is for the driver and for what the allocator loses; it is a guess.
+is used. A quantised base is not sharded, so it has DDP and ZeRO-2 only. RESERVE is for the driver and
+for what the allocator loses; it is a guess.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ BUCKET: Final = 500_000_000
 LIVE: Final = 1_000_000_000
 # Bytes a weight: int8 with one float32 a row (left out), nf4 with one float32 for each 64.
 QUANTIZED: Final[dict[Quantization, float]] = {"int8": 1.0, "nf4": 0.5 + 4 / 64}
-
 WHOLE: Final = ("DDP", "ZeRO-2")  # every GPU holds all weights
 EngineName = Literal["DDP", "FSDP2", "ZeRO-2", "ZeRO-3"]
 
