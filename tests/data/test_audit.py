@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
@@ -217,6 +218,109 @@ def test_patients_and_files_on_two_sides(tmp_path: Path, folder: Any, row: Any, 
     assert report.statement() == "1 patients, 1 identical files"
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("p7", "P7", True),
+        ("p7", " p7", True),
+        ("P007", "p7", True),
+        ("7", "007", True),
+        ("p7", "p70", False),
+        ("p100", "p10", False),
+        ("p7", "q7", False),
+    ],
+)
+def test_patient_ids_that_are_alike(
+    folder: Any, row: Any, png: Any, one: str, other: str, alike: bool
+) -> None:
+    root = folder(
+        row("a", png("a.png", seed=1), split="train", patient_id=one),
+        row("b", png("b.png", seed=2), split="test", patient_id=other),
+        row("c", png("c.png", seed=3), split="test", patient_id=other.upper()),
+    )
+    report = audit([read_set(root)], AuditConfig(images="hash"), workers=1)
+    found = of_kind(report, "similar patient id")
+    assert len(found) == len(report.findings) == alike
+    if alike:
+        assert found[0].leak
+        assert repr(one) in found[0].how
+        assert report.statement() == "1 similar patient ids"
+        assert {place.row for place in found[0].places} == {"a", "b"}
+
+
+def test_ids_that_are_alike_on_one_side_are_no_leak(folder: Any, row: Any, png: Any) -> None:
+    rows = [
+        row(name, png(f"{name}.png", seed=n), split="train", patient_id=name)
+        for n, name in enumerate(("p1", "P1"))
+    ]
+    assert audit([read_set(folder(*rows))], AuditConfig(images="hash")).findings == ()
+
+
+@pytest.fixture
+def dicom(tmp_path: Path) -> Callable[..., str]:
+    """Writes pydicom's CT with these ids and a pixel of its own."""
+
+    def write(name: str, patient: str, series: str) -> str:
+        found = pydicom.dcmread(str(get_testdata_file("CT_small.dcm")))
+        found.PatientID, found.SeriesInstanceUID = patient, series
+        found.PixelData = bytes([len(name) % 7, ord(name[0])]) + found.PixelData[2:]
+        found.save_as(tmp_path / name)
+        return name
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        # Patient ID, series, patient_id of the row in training; the same of the row in test
+        (("A1", "1.2", "p"), ("A1", "1.3", "q"), [("the same DICOM Patient ID", True)]),
+        (("A1", "1.2", None), ("A1", "1.3", None), [("the same DICOM Patient ID", True)]),
+        (("A1", "1.2", "p"), ("A2", "1.3", "A1"), [("the same DICOM Patient ID", True)]),
+        (("A1", "1.2", "p"), ("A2", "1.2", "q"), [("the same DICOM series", True)]),
+        (("Anonymous", "1.2", "p"), ("Anonymous", "1.3", "q"), []),
+        (("A1", "1.2", "p"), ("A2", "1.3", "q"), []),
+    ],
+)
+@pytest.mark.parametrize("level", ["hash", "pixels"])
+def test_what_dicom_headers_say_of_two_sides(
+    folder: Any, row: Any, dicom: Any, level: Any, first: Any, second: Any, expected: Any
+) -> None:
+    rows = [
+        row(name, dicom(f"{name}.dcm", patient, series), split=split, patient_id=owner)
+        for name, split, (patient, series, owner) in (
+            ("a", "train", first),
+            ("b", "test", second),
+        )
+    ]
+    report = audit([read_set(folder(*rows))], AuditConfig(images=level), workers=1)
+    assert [(f.how, f.leak) for f in report.findings] == expected
+    assert all(f.kind == "header" and f.value not in ("A1", "1.2") for f in report.findings)
+
+
+def test_a_patient_of_two_sides_is_told_once(folder: Any, row: Any, dicom: Any) -> None:
+    root = folder(
+        row("a", dicom("a.dcm", "A1", "1.2"), split="train", patient_id="p"),
+        row("b", dicom("b.dcm", "A1", "1.2"), split="test", patient_id="p"),
+    )
+    report = audit([read_set(root)], AuditConfig(images="hash"), workers=1)
+    assert [finding.kind for finding in report.findings] == ["patient"]
+
+
+def test_headers_that_contradict_the_rows(folder: Any, row: Any, dicom: Any) -> None:
+    root = folder(
+        row("a", dicom("a.dcm", "A1", "1.2"), split="train", patient_id="p"),
+        row("b", dicom("b.dcm", "A1", "1.3"), split="train", patient_id="q"),
+        row("c", dicom("c.dcm", "A2", "1.4"), split="train", patient_id="q"),
+    )
+    report = audit([read_set(root)], AuditConfig(images="hash"), workers=1)
+    assert report.leaks == ()
+    assert [(f.kind, f.how, [p.row for p in f.places]) for f in report.findings] == [
+        ("header", "the same DICOM Patient ID, but 2 patient_ids", ["a", "b"]),
+        ("header", "the same patient_id, but 2 DICOM Patient IDs", ["b", "c"]),
+    ]
+
+
 def test_a_benchmark_against_training_data(tmp_path: Path, png: Any, row: Any) -> None:
     """Test rows of the benchmark against training rows; numbers that both count from are no leak."""
 
@@ -314,6 +418,7 @@ def test_blank_pages_and_broken_files(tmp_path: Path, folder: Any, row: Any) -> 
         workers=1,
     )  # fmt: skip
     assert report.findings == ()
+    assert (report.unread, report.compared["images"]) == (1, 3)
     assert any("c.png" in note for note in report.notes)
 
 
@@ -386,3 +491,14 @@ class TestGate:
         assert gate([alike], GateConfig(near="off"), workers=1).warnings == ()
         with pytest.raises(LeakError, match="near-duplicate"):
             gate([alike], GateConfig(near="refuse"), workers=1)
+
+    def test_hints_at_one_patient_warn(self, folder: Any, row: Any, png: Any) -> None:
+        hinted = read_set(
+            folder(
+                row("a", png("a.png", seed=1), split="train", patient_id="p1"),
+                row("b", png("b.png", seed=2), split="test", patient_id="P01"),
+            )
+        )
+        passed = gate([hinted], GateConfig(), workers=1)
+        assert passed.leak == "1 similar patient ids on two sides"
+        assert passed.warnings[0].startswith("warning: 1 patients may be on two sides")

@@ -196,3 +196,57 @@ def test_a_volume_box_is_held_against_the_depth(folder: Any, row: Any) -> None:
     nibabel.save(nibabel.Nifti1Image(np.zeros((5, 6, 7), np.float32), np.eye(4)), root / "v.nii")
     (fault,) = check_dataset(root).faults
     assert "spans z 0 to 8, but its image 'v.nii' only 0 to 7" in fault.rule
+
+
+def volume(path: Path, values: np.ndarray, *, oriented: bool = True) -> dict[str, Any]:
+    """A NIfTI file and the record that uses it."""
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4) if oriented else None), path)
+    return {"id": path.name, "images": [{"uri": path.name, "kind": "volume"}]}
+
+
+def test_images_without_values_are_faults_and_gaps_in_values_are_notes(
+    folder: Any, row: Any, png: Any, tmp_path: Path
+) -> None:
+    nothing = np.full((4, 5, 6), np.nan, np.float32)
+    nothing[0] = np.inf
+    holes = np.zeros((4, 5, 6), np.float32)
+    holes[0, 0, :3] = (np.nan, np.inf, -np.inf)
+    records = [volume(tmp_path / "no.nii", nothing), volume(tmp_path / "holes.nii", holes)]
+    report = check_dataset(folder(row("a", png("a.png")), records=records))
+    assert "every one is NaN or infinite" in rules(report.faults, "no.nii")
+    assert len(report.faults) == 1
+    (note,) = [note for note in report.notes if "rows" not in note]
+    assert note.startswith(
+        "1 images hold NaN or infinite values, up to 2.50% of one (holes.nii)"
+    )  # 3 of 120
+
+
+def test_volumes_without_orientation_are_noted(
+    folder: Any, row: Any, png: Any, tmp_path: Path
+) -> None:
+    plain = np.zeros((4, 5, 6), np.float32)
+    records = [
+        volume(tmp_path / "a.nii", plain),
+        volume(tmp_path / "b.nii", plain, oriented=False),
+    ]
+    report = check_dataset(folder(row("a", png("a.png")), records=records))
+    (note,) = [note for note in report.notes if "rows" not in note]
+    assert note.startswith("1 volumes have no orientation (first: b.nii)")
+    assert report.faults == ()
+
+
+def test_a_ct_that_nobody_calls_one_is_noted_when_it_was_rescaled_twice(
+    folder: Any, tmp_path: Path
+) -> None:
+    soft = np.random.default_rng(0).normal(40, 20, (96, 96, 2)).astype(np.float32)
+    soft[:24] = -1000  # air
+    noise = np.random.default_rng(1).normal(0, 5, soft.shape)
+    twice = (soft + noise - 1024).astype(np.float32)
+    records = [volume(tmp_path / "once.nii", soft), volume(tmp_path / "twice.nii", twice)]
+    (note,) = check_dataset(folder(records=records)).notes
+    assert "no modality, so HU was not checked" in note
+    assert "(first: twice.nii)" in note
+    records[1]["images"][0]["modality"] = "CT"
+    report = check_dataset(folder(records=records))
+    assert report.notes == ()
+    assert "rescaled twice" in rules(report.faults, "twice.nii")

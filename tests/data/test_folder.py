@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import unicodedata
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -505,3 +507,181 @@ def test_tables_that_cannot_be_chosen_or_read(source: Make, refused: Any) -> Non
 def test_a_folder_of_loose_images_says_what_is_missing(source: Make, refused: Any) -> None:
     assert "1 images do not lie in one folder per class" in refused(source("a.png")).rule
     assert "no table here, and 2 images" in refused(source("x/b.png")).rule
+
+
+def test_what_became_of_every_column_is_noted(source: Make, prepared: Any) -> None:
+    root = source("a.png", "b.png", t__csv="Image Path,label,sex,age\na.png,x,F,6\nb.png,y,M,7\n")
+    assert prepared(root).card.notes == (
+        "t.csv: used as image (column 'Image Path'), label; as attributes: sex, age",
+    )
+    assert prepared(source("x/1.png", "y/2.png"), file="t.csv").card.notes
+    (root / "t.csv").unlink()
+    (root / "a.png").unlink()
+    (root / "b.png").unlink()
+    (root / "more.xlsx").touch()
+    assert prepared(root).card.notes == ("more.xlsx was not read: save it as CSV UTF-8",)
+
+
+@pytest.mark.parametrize(
+    ("column", "meant", "role"),
+    [
+        ("patiant_id", "patient_id", "patient_id"),
+        ("Pateint ID", "patient_id", "patient_id"),
+        ("splt", "split", "split"),
+        ("lable", "label", "label"),
+        ("fndings", "findings", "findings"),
+        ("sha_256", "sha256", "sha256"),
+    ],
+)
+def test_a_misspelt_column_is_no_attribute(
+    source: Make, refused: Any, column: str, meant: str, role: str
+) -> None:
+    root = source("a.png", "b.png", t__csv=f"image,caption,{column}\na.png,x,p\nb.png,y,q\n")
+    fault = refused(root)
+    assert (fault.file, fault.field) == (str(root / "t.csv"), column)
+    assert f"did you mean '{meant}'?" in fault.rule
+    assert f"columns.{role}={column}" in fault.remedy
+
+
+def test_other_columns_may_be_a_little_like_known_ones(source: Make, prepared: Any) -> None:
+    rest = "weight,folder,class_id,rad_id,patient_age,height_cm,width,stage"
+    table = f"image,label,{rest}\na.png,x,1,2,3,4,5,6,7,8\nb.png,y,1,2,3,4,5,6,7,8\n"
+    made = prepared(source("a.png", "b.png", t__csv=table))
+    assert sorted(made.records[0].attributes) == sorted(rest.split(","))
+    named = prepared(
+        source("a.png", "b.png", t__csv="image,lable\na.png,x\nb.png,y\n"),
+        columns={"label": "lable"},
+    )
+    assert answers(list(named.conversations)) == ["x", "y"]
+
+
+def test_a_box_in_one_column_is_refused(source: Make, refused: Any) -> None:
+    fault = refused(source("a.png", t__csv='image,label,bbox\na.png,x,"1 2 3 4"\n'))
+    assert (fault.field, "a column of its own" in fault.rule) == ("bbox", True)
+    assert "x1, y1, x2, y2" in fault.remedy
+    assert "x, y, width, height" in fault.remedy
+
+
+def test_hashes_of_the_table_are_compared(source: Make, prepared: Any, refused: Any) -> None:
+    root = source("a.png", "b.png")
+    right = hashlib.sha256((root / "a.png").read_bytes()).hexdigest()
+    table = "image,label,sha256\na.png,x,{}\nb.png,y,\n"
+    source(t__csv=table.format(right.upper()))
+    assert prepared(root).records[0].images[0].sha256 == right
+    source(t__csv=table.format("0" * 64))
+    fault = refused(root)
+    assert "'a.png' is not the one that is meant" in fault.rule
+    assert (fault.row, fault.field) == ("line 2", "sha256")
+    source(t__csv=table.format(f"{right};{right}"))
+    assert refused(root).rule == "2 hashes of 1 images"
+
+
+def test_the_report_of_a_deidentification_is_no_table(source: Make, prepared: Any) -> None:
+    root = source("a.png", "b.png", t__csv="image,label\na.png,x\nb.png,y\n")
+    (root / "deidentification.jsonl").write_text('{"kind": "header"}\n')
+    assert answers(list(prepared(root).conversations)) == ["x", "y"]
+    (root / "t.csv").unlink()
+    for name in ("a.png", "b.png"):
+        (root / name).unlink()
+    source("x/1.png", "y/2.png")
+    assert answers(list(prepared(root).conversations)) == ["x", "y"]
+
+
+def test_one_id_for_two_cases_is_refused(source: Make, prepared: Any, refused: Any) -> None:
+    root = source("a.png", "b.png", t__csv="id,image,label\nk1,a.png,x\nk1,b.png,y\n")
+    fault = refused(root)
+    assert "'k1' is that of line 2" in fault.rule
+    assert (fault.row, fault.field) == ("line 3", "id")
+    # questions are numbered anew for every image, and an id may be that of the image
+    for column in ("qid", "id"):
+        second = "b.png,Why?,no" if column == "qid" else "a.png,Why?,no"
+        source(t__csv=f"{column},image,question,answer\n1,a.png,What?,yes\n1,{second}\n")
+        assert len(prepared(root).conversations) == 2
+
+
+def test_two_labels_need_a_column_of_labels(source: Make, prepared: Any, refused: Any) -> None:
+    root = source("a.png", "b.png", t__csv="image,label\na.png,x\nb.png,y\na.png,y\n")
+    fault = refused(root)
+    assert fault.rule == "says 'y', line 2 about the same images says 'x'"
+    assert (fault.row, fault.field) == ("line 4", "label")
+    assert "columns.labels=label" in fault.remedy
+    made = prepared(root, columns={"labels": "label"})
+    assert made.records[0].labels == ("x", "y")
+
+
+@pytest.mark.parametrize("name", ["NaN", "nan", "None", "null", "a\x00b", "a\x1bb"])
+@pytest.mark.parametrize("column", ["label", "labels"])
+def test_what_is_no_class(source: Make, refused: Any, column: str, name: str) -> None:
+    fault = refused(source("a.png", "b.png", t__csv=f"image,{column}\na.png,x\nb.png,{name}\n"))
+    assert repr(name) in fault.rule
+    assert (fault.row, fault.field) == ("line 3", column)
+
+
+def test_a_missing_number_in_json_is_no_class(source: Make, refused: Any) -> None:
+    rows = '{"image": "a.png", "label": "x"}\n{"image": "b.png", "label": NaN}\n'
+    assert refused(source("a.png", "b.png", t__jsonl=rows)).row == "line 2"
+
+
+@pytest.mark.parametrize(
+    ("box", "rule", "field"),
+    [
+        ("1,2,41,12", "x 1 to 41, but its image only 0 to 40", "x2"),
+        ("1,2,11,32", "y 2 to 32, but its image only 0 to 30", "y2"),
+        ("-3,2,11,12", "x -3 to 11", "x2"),
+    ],
+)
+def test_a_box_outside_its_image(
+    source: Make, refused: Any, tmp_path: Path, box: str, rule: str, field: str
+) -> None:
+    table = f"image,label,x1,y1,x2,y2\na.png,m,0,0,40,30\na.png,n,{box}\n"
+    fault = refused(source("a.png", t__csv=table))
+    assert rule in fault.rule
+    assert (fault.row, fault.field) == ("line 3", field)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_image_with_a_box_that_cannot_be_read(source: Make, refused: Any) -> None:
+    root = source("a.png", t__csv="image,label,x,y,width,height\na.png,m,1,2,3,4\n")
+    (root / "a.png").write_bytes((root / "a.png").read_bytes()[:60])
+    fault = refused(root)
+    assert fault.rule.startswith("the image 'a.png' cannot be read: ")
+    assert (fault.file, fault.row, fault.field) == (str(root / "t.csv"), "line 2", "image")
+
+
+@pytest.mark.parametrize("first", ["sep=;\n", '"sep=;"\r\n', "SEP=;\r\n"])
+def test_the_separator_that_a_spreadsheet_names(
+    source: Make, prepared: Any, refused: Any, first: str
+) -> None:
+    root = source("a.png", "b.png", t__csv=f"{first}image;label\na.png;x, y\nb.png;z\n")
+    assert answers(list(prepared(root).conversations)) == ["x, y", "z"]
+    source(t__csv=f"{first}image;label\na.png;x\nb.png;nan\n")
+    assert refused(root).row == "line 4"
+
+
+def test_a_spreadsheet_alone_is_named(source: Make, refused: Any) -> None:
+    root = source("a.png", "b.png")
+    (root / "cases.xlsx").touch()
+    fault = refused(root)
+    assert "cases.xlsx is a spreadsheet" in fault.rule
+    assert "CSV UTF-8" in fault.remedy
+
+
+def test_an_accent_may_be_written_in_two_ways(source: Make, prepared: Any) -> None:
+    whole, apart = (unicodedata.normalize(form, "é.png") for form in ("NFC", "NFD"))
+    names = [f"1/{apart}", f"2/{whole}".replace("é", "ü")]
+    table = f"image,label\n1/{whole},x\n{unicodedata.normalize('NFD', 'ü')},y\n"
+    made = prepared(source(*names, t__csv=table))
+    assert [row.images[0].uri for row in made.records] == [f"images/{name}" for name in names]
+
+
+def test_only_what_is_alike_is_suggested(source: Make, refused: Any) -> None:
+    root = source("abcd.png", "scans/patient7.png", t__csv="image,label\nwxyz.png,x\n")
+    assert "2 image files are here" in refused(root).rule
+    source(t__csv="image,label\npatient17.png,x\n")
+    assert "did you mean 'scans/patient7.png'?" in refused(root).rule
+
+
+def test_links_in_circles_are_not_walked(source: Make, prepared: Any) -> None:
+    root = source("a.png", "b.png", t__csv="image,label\na.png,x\nb.png,y\n")
+    (root / "again").symlink_to(root)
+    assert prepared(root).card.partial == ""

@@ -17,6 +17,7 @@ from medloupe.data.source import (
     read_table,
     require,
     unique,
+    walk,
 )
 from medloupe.errors import DataError
 
@@ -153,3 +154,17 @@ def test_a_copy_is_complete_partial_or_not_that_data_set() -> None:
         partial_copy("x", {"images": 1001, "rows": 5}, published)
     with pytest.raises(AssertionError):
         partial_copy("x", {"images": 1000}, published)
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    for folder in (root / "a", root / "c", elsewhere, root / ".hidden"):
+        folder.mkdir(parents=True)
+        (folder / "file").touch()
+    (root / "a" / "up").symlink_to(root)
+    (root / "a" / "over").symlink_to(root / "c")
+    (root / "c" / "back").symlink_to(root / "a")
+    (root / "self").symlink_to(root / "self")
+    (root / "out").symlink_to(elsewhere)
+    found = [path.relative_to(root).as_posix() for _, paths in walk(root) for path in paths]
+    assert found == ["self", "a/file", "a/over/file", "c/file", "c/back/file", "out/file"]

@@ -128,3 +128,32 @@ def test_the_hash_of_the_file_decides_what_is_the_same_image() -> None:
     assert refuse_leaks(rows) == ""
     with pytest.raises(LeakError, match=r"image '1\.png'"):
         refuse_leaks(rows, hashes={"1.png": "5" * 64, "2.png": "5" * 64})
+
+
+def test_of_a_few_patients_one_trains() -> None:
+    fractions: dict[Any, float] = {"train": 0.5, "test": 0.5}
+    moved = 0
+    for seed in range(40):
+        rows = [asked(f"r{i}", f"{i}.png", patient_id=f"p{i}") for i in range(3)]
+        by_hash = split_by_patient((f"p{i}" for i in range(3)), fractions, seed)
+        found = {row.patient_id: row.split for row in assign_splits(rows, (), fractions, seed)[0]}
+        assert "train" in found.values()
+        if "train" in by_hash.values():
+            assert found == by_hash
+        else:
+            moved += 1
+            assert sorted(found.values()) == ["test", "test", "train"]
+            turned = assign_splits(rows[::-1], (), fractions, seed)[0]
+            assert {row.patient_id: row.split for row in turned} == found
+    assert moved
+
+
+def test_nobody_is_moved_who_was_put_there_or_where_nobody_is_to_train() -> None:
+    given = [asked("a", "a.png", patient_id="p", split="test")]
+    assert assign_splits(given)[0][0].split == "test"
+    rows = [asked("b", "b.png", patient_id="q")]
+    assert assign_splits(rows, (), {"test": 1.0})[0][0].split == "test"
+    many = [asked(f"{i}", f"{i}.png", patient_id=f"p{i}") for i in range(20)]
+    few: dict[Any, float] = {"train": 1e-9, "test": 1 - 1e-9}
+    assert {row.split for row in assign_splits(many, (), few)[0]} == {"test"}
+    assert [row.split for row in assign_splits(many[:19], (), few)[0]].count("train") == 1

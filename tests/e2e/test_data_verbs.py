@@ -67,6 +67,43 @@ def test_a_planted_leak_is_shown_written_and_exits_with_2(
     assert "1 identical files on two sides" in quick.err
 
 
+def test_an_audit_that_could_not_read_everything(data: Path, medloupe: Any) -> None:
+    (data / "images/3.png").write_bytes((data / "images/3.png").read_bytes()[:50])
+    done = medloupe("audit", data, code=2)
+    assert "no leak found among 7 of 8 images; 1 could not be read" in done.err
+    assert "not compared" in done.out
+    assert "3.png" in done.out
+
+
+def test_a_folder_prepared_twice(medloupe: Any, tmp_path: Path) -> None:
+    root, out = tmp_path / "mine", tmp_path / "out"
+    root.mkdir()
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (30, 40), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / f"{number}.png")
+    table = "image,label,sex,split\n0.png,x,F,test\n1.png,y,M,test\n2.png,y,M,test\n"
+    (root / "t.csv").write_text(table)
+    words = ("prepare", "folder", "--root", root, "--out", out)
+    done = medloupe(*words)
+    assert "t.csv: used as image, split, label; as attributes: sex" in done.out
+    assert "no row trains" in done.out
+    assert "already prepared, nothing read again" in medloupe(*words).out
+    (root / "t.csv").write_text(table.replace("F", "M"))
+    assert f"files in {root} were changed" in medloupe(*words, code=2).err
+    other = ("prepare", "folder", "--root", tmp_path / "nowhere", "--out", out)
+    assert f"prepared from {root}, not from {tmp_path}/nowhere" in medloupe(*other, code=2).err
+    inside = ("prepare", "folder", "--root", root, "--out", root / "data")
+    assert "lie inside each other" in medloupe(*inside, code=2).err
+
+
+def test_training_on_shards_names_the_way_back(data: Path, medloupe: Any, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    medloupe("convert", data, shards)
+    refused = medloupe("train", "starter", "--data", shards, "--out", tmp_path / "run", code=2)
+    assert "these are shards" in refused.err
+    assert f"medloupe convert {shards} FOLDER --unpack" in refused.err
+
+
 def test_a_benchmark_against_training_data(data: Path, medloupe: Any, tmp_path: Path) -> None:
     benchmark = tmp_path / "benchmark"
     shutil.copytree(data, benchmark)

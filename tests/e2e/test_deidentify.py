@@ -51,6 +51,33 @@ def test_a_bad_file_gives_exit_code_2_and_the_rest_is_done(
     assert len(list((tmp_path / "safe").glob("*.dcm"))) == 2
 
 
+def test_strict_counts_refused_files_as_failures(
+    medloupe: Any, export: Path, tmp_path: Path
+) -> None:
+    dataset = pydicom.dcmread(export / "CT_small.dcm")
+    dataset.BurnedInAnnotation = "YES"
+    dataset.save_as(export / "burned.dcm")
+    words = ("deidentify", export, tmp_path / "safe")
+    counts = "2 written, 2 refused (1 withheld for text in the pixels), 0 failed, 1 listed and not"
+    assert counts in medloupe(*words).out
+    strict = medloupe(*words, "--strict", code=2)
+    assert counts in strict.out
+    assert "2 files were refused" in strict.err
+
+
+def test_a_folder_is_prepared_after_it_was_deidentified(
+    medloupe: Any, export: Path, tmp_path: Path
+) -> None:
+    table = "image,patient_id,question,answer\nCT_small.dcm,1CT1,A nodule?,no\n"
+    table += "MR_small.dcm,4MR1,A cyst?,yes\n"
+    (export / "labels.csv").write_text(table, encoding="utf-8")
+    medloupe("deidentify", export, tmp_path / "safe", "--text", "mask")
+    assert (tmp_path / "safe" / "table-1.csv").is_file()
+    (tmp_path / "safe" / "note.txt").write_text("passed on", encoding="utf-8")
+    done = medloupe("prepare", "folder", "--root", tmp_path / "safe", "--out", tmp_path / "mine")
+    assert "2 images read, no faults" in done.out
+
+
 def test_mistakes_are_said_in_one_line(medloupe: Any, export: Path, tmp_path: Path) -> None:
     inside = medloupe("deidentify", export, export / "safe", code=2)
     assert "lie inside each other" in inside.err

@@ -83,6 +83,40 @@ def test_mistakes_are_named(
     assert list(tmp_path.iterdir()) == [], "something was begun"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("prepare", "starter", "--out", "{bad}"),
+        ("train", "starter", "--out", "{bad}"),
+        ("quickstart", "--out", "{bad}"),
+        ("convert", "data", "{bad}"),
+        ("deidentify", "data", "{bad}"),
+        ("deidentify", "data", "safe", "--key", "{bad}/k"),
+        ("audit", "data", "--out", "{bad}/leaks.jsonl"),
+        ("stats", "data", "--html", "{bad}/x.html"),
+        ("stats", "data", "--json", "{bad}/x.json"),
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("bad", ["afile/x", "/proc/x"])
+def test_an_output_that_cannot_be_written_is_said_before_any_work(
+    medloupe: Any, tmp_path: Path, words: tuple[str, ...], bad: str
+) -> None:
+    (tmp_path / "afile").touch()
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "dataset.json").write_text('{"name": "tiny"}')
+    row = '{"id": "a", "messages": [{"role": "user", "content": [{"type": "text", "text": "?"}]}]}'
+    (data / "conversations.jsonl").write_text(row)
+    refused = medloupe(*(word.format(bad=bad) for word in words), code=2, folder=tmp_path)
+    assert "cannot be written" in refused.err
+    assert bad in refused.err
+    assert "Name another" in refused.err
+    assert "Traceback" not in refused.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["afile", "data"]
+    assert len(list(data.iterdir())) == 2
+
+
 def test_a_broken_data_set_is_refused_before_training(
     finished: Path, medloupe: Any, tmp_path: Path
 ) -> None:

@@ -218,3 +218,18 @@ def test_the_mni_template():
         assert image.array[k, j, i] == values[x, y, z]
     turn = ornt_transform(axcodes2ornt("RAS"), axcodes2ornt("LPS"))
     assert np.allclose(image.affine, stored.affine @ inv_ornt_aff(turn, stored.shape))
+
+
+@pytest.mark.parametrize(
+    ("sides", "expected"), [((2, 3, 4), (4, 3, 2)), ((2, 3, 0), None), ((0, 0, 0), None)]
+)
+def test_without_affine_spacing_is_what_the_header_says_or_unknown(tmp_path, sides, expected):
+    picture = nibabel.Nifti1Image(ras_volume(), None)
+    picture.header.set_qform(None, code=0)
+    picture.header.set_sform(None, code=0)
+    picture.header["pixdim"][1:4] = sides
+    path = tmp_path / "x.nii"
+    path.write_bytes(picture.to_bytes())
+    image = read_image(path, kind="volume")
+    assert image.affine is None
+    assert image.spacing == expected

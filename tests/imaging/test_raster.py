@@ -280,3 +280,11 @@ def test_rows_that_a_png_does_not_hold(tmp_path, size, missing):
             assert caught.value.fault.file == str(path)
         else:
             assert np.array_equal(read_image(path).array[0], pixels)
+
+
+def test_a_picture_beyond_pillows_own_limit_is_too_large_and_not_broken(tmp_path):
+    path = tmp_path / "huge.png"
+    path.write_bytes(png(20000, 20000, 8, 0, b""))
+    with pytest.raises(ImageError, match=r"huge.png.*too large.*cut it into tiles") as caught:
+        read_image(path)
+    assert "Fetch" not in str(caught.value)

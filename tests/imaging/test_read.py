@@ -13,6 +13,7 @@ from pydicom.data import get_testdata_file
 
 from medloupe.errors import ImageError
 from medloupe.imaging.read import read_image, read_ref, sha256_file
+from medloupe.imaging.windows import to_display
 from medloupe.types import ImageRef
 
 
@@ -107,3 +108,18 @@ def test_random_bytes_are_never_an_image(tmp_path):
             path.write_bytes(start + rng.bytes(int(rng.integers(1, 3000))))
             with pytest.raises(ImageError):
                 read_image(path)
+
+
+def test_a_path_may_be_a_string(picture):
+    assert np.array_equal(read_image(str(picture)).array, read_image(picture).array)
+
+
+def test_values_that_are_none_stay_so_and_are_shown_black(tmp_path):
+    values = np.arange(12, dtype=np.float32).reshape(3, 4, 1)
+    values[0, 0, 0] = np.nan
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "x.nii")
+    image = read_image(tmp_path / "x.nii")
+    assert int(np.isnan(image.array).sum()) == 1
+    shown = to_display(image)
+    assert shown[np.isnan(image.array[0])].tolist() == [0]
+    assert shown.max() == 255

@@ -450,3 +450,41 @@ def test_the_real_series_is_the_same_head_as_its_nifti(shared_data, tmp_path):
     assert off.max() < 1
     for turned in (halved[::-1], halved[:, ::-1], halved[:, :, ::-1]):
         assert likeness(turned) < 0.995
+
+
+@pytest.mark.parametrize(
+    ("keyword", "one", "other"),
+    [("PatientID", "ANNA-1", "BEN-2"), ("StudyInstanceUID", "1.2", "1.7")],
+)
+def test_slices_of_two_patients_are_never_one_volume(tmp_path, keyword, one, other):
+    folder = stack(tmp_path / "s", [0, 1], **{keyword: one})
+    stack(folder, [2, 3], **{keyword: other})
+    slice_at(folder, [-10, -20, 4], 40, PatientID="")  # an empty one speaks against nobody
+    names = {
+        pydicom.dcmread(f).get(keyword): f.name for f in sorted(folder.iterdir(), reverse=True)
+    }
+    with pytest.raises(ImageError, match=rf"{keyword} differs") as caught:
+        read_image(folder, kind="volume")
+    assert names[one] in str(caught.value)
+    assert names[other] in str(caught.value)
+    assert "ANNA" not in str(caught.value)
+    with pytest.raises(ImageError, match=rf"{keyword} differs"):
+        read_image(folder, frame=0)
+    image, report = read_series(folder, policy=SeriesPolicy(patients="note"))
+    assert len(image.array) == 5
+    assert [len(finding.files) for finding in report.of("patients")] == [2]
+
+
+def test_remedies_also_say_what_to_write_in_a_table(tmp_path):
+    folder = stack(tmp_path / "s", [0, 1, 2])
+    stack(folder, [0, 1, 2], series="1.2.4")
+    with pytest.raises(ImageError, match="in a table, the column series"):
+        read_image(folder, kind="volume")
+    gap = stack(tmp_path / "gap", [0, 1, 2, 3, 7])
+    with pytest.raises(ImageError, match="name single files of it in the table"):
+        read_image(gap, kind="volume")
+    echoes = stack(tmp_path / "echoes", [0, 1], EchoTime="10")
+    for z in (0, 1):
+        slice_at(echoes, [-10, -20, z], 99, EchoTime="20")
+    with pytest.raises(ImageError, match="in a table: the columns volume and frame"):
+        read_image(echoes, kind="volume")

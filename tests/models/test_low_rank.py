@@ -127,7 +127,9 @@ def test_what_merging_into_bfloat16_costs(make_model, pixels) -> None:
         bound = 2**-8 * ((weight + change).abs() + 1.01 * change.abs())
         assert bool((off <= bound).all()), name
         lost.append((merged.float() == weight).float().mean())
-    assert float(torch.stack(lost).mean()) > 0.03  # measured 0.06: changes that are not there any more
+    assert (
+        float(torch.stack(lost).mean()) > 0.03
+    )  # measured 0.06: changes that are not there any more
     off_kept, off_merged = (float((x - truth).norm()) for x in (kept, said(model, pixels)))
     assert off_merged < 1.3 * off_kept < 0.03 * float(truth.norm())
 

@@ -225,6 +225,36 @@ def test_nothing_to_train_on(tiny: ModuleType, lab: Any, tmp_path: Path) -> None
         lab.trainer(tmp_path / "b", config(stage), model=model).fit()
 
 
+def test_a_later_stage_without_rows_is_refused_before_the_first_trains(
+    tiny: ModuleType, lab: Any, tmp_path: Path
+) -> None:
+    first = tiny.language_stage("first")
+    empty = {"name": "language", "tasks": ["no such"]}
+    refused = [
+        (
+            {"objective": empty},
+            r"train\.stages\.last.*wants no such; the data have.*of the tasks .*"
+            r"--set train\.stages\.last\.objective\.tasks=",
+        ),
+        (
+            {"curriculum": {"attribute": "widht"}},
+            r"train\.stages\.last\.curriculum\.attribute.*no row has the attribute 'widht'.*"
+            r"--set train\.stages\.last\.curriculum=null",
+        ),
+    ]
+    for number, (fields, message) in enumerate(refused):
+        last = tiny.language_stage("last", **fields)
+        folder = tmp_path / str(number)
+        with pytest.raises(TrainingError, match=message):
+            lab.trainer(folder, config(first, last)).fit()
+        assert not (folder / "train.jsonl").exists()
+    ground = tiny.language_stage("last", objective={"name": "grounding"}, trainable=("connector",))
+    bare = replace(lab.dataset, records=())
+    with pytest.raises(TrainingError, match=r"records.*--set train\.stages\.last\.objective="):
+        lab.trainer(tmp_path / "g", config(first, ground), dataset=bare).fit()
+    assert not (tmp_path / "g" / "train.jsonl").exists()
+
+
 def test_kept_features_are_those_of_the_encoder(tiny: ModuleType, lab: Any) -> None:
     context = lab.context(lab.model())
     kept = LanguageObjectiveConfig().build(replace(context, frozen_encoder=True))

@@ -104,13 +104,15 @@ def prepare(
     from medloupe.types import Split
 
     config = DatasetConfig.parse({"name": dataset}).with_overrides(set_ or ())
+    console.writable("--out", out)
     with console.Bars() as bars:
-        made = prepare_data(config, out, root=root, progress=bars)
+        made = prepare_data(config, out, root=root, progress=bars, tell=console.tell)
     counts = ", ".join(f"{number:,} {what}" for what, number in sorted(made.card.counts.items()))
     splits = ", ".join(f"{len(made.split(name)):,} {name}" for name in get_args(Split))
     console.out.print(f"{escape(str(out))}: {counts}")
     console.out.print(f"conversations by split: {splits}")
-    for note in (made.card.partial, made.card.leak):
+    untrained = "" if made.split("train") else "no row trains: split train is empty"
+    for note in (*made.card.notes, untrained, made.card.partial, made.card.leak):
         if note:
             console.out.print(f"[yellow]note:[/] {escape(note)}")
     if check_:
@@ -177,10 +179,11 @@ def train(
     from medloupe.recipes.prepare import prepare as prepare_data
     from medloupe.recipes.sources import mixed_folders
 
+    console.writable("--out", out)
     folder = data or out / "data"
     if data is None:
         with console.Bars() as bars:
-            prepare_data(config.data, folder, root=root, progress=bars)
+            prepare_data(config.data, folder, root=root, progress=bars, tell=console.tell)
     for path in (folder, *map(Path, mixed_folders(config))):
         _check(path)
     with console.Bars() as bars:
@@ -226,6 +229,7 @@ def _evaluate(
 
     folder = run.model_folder(model)
     target = out or folder.parent
+    console.writable("--out", target)
     config = run.load_run_of(folder, trust_code=trust_code).evaluate.with_overrides(changes)
     with console.Bars() as bars:
         log = run.evaluate(
@@ -391,10 +395,11 @@ def quickstart(
     from medloupe.recipes.prepare import prepare as prepare_data
 
     config = load_run(recipe, set_ or ())
+    console.writable("--out", out)
     run.refuse_started(out, resume=resume)
     _heading(1, "prepare the data")
     with console.Bars() as bars:
-        prepare_data(config.data, out / "data", root=root, progress=bars)
+        prepare_data(config.data, out / "data", root=root, progress=bars, tell=console.tell)
     _heading(2, "check every row and every image")
     _check(out / "data")
     _heading(3, f"train: {', then '.join(stage.name for stage in config.train.stages)}")

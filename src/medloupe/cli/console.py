@@ -9,10 +9,12 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -27,7 +29,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from medloupe.errors import MedLoupeError
+from medloupe.errors import ConfigError, MedLoupeError
 
 if TYPE_CHECKING:
     from medloupe.types import Generation
@@ -130,6 +132,31 @@ def explained() -> Iterator[None]:
             raise
         complain(f"{error.filename or 'a file'}: {error.strerror}")
         raise SystemExit(USER_ERROR) from error
+
+
+def writable(option: str, path: Path, *, file: bool = False) -> None:
+    """Refuse, before any work, an output folder (or file) that cannot be made; makes nothing.
+
+    By trying: rights alone do not tell (root may write anywhere, but not in /proc).
+
+    Raises:
+        ConfigError: naming the option and why.
+    """
+    place = path.parent if file else path
+    try:
+        if file and path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{place} is a file")
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"{option} {path} cannot be written: {error.strerror}",
+            remedy=f"Name another {'file' if file else 'folder'}",
+        ) from None
 
 
 def complain(message: str) -> None:

@@ -69,7 +69,8 @@ def audit(
     """Find what stands on two sides of a split, or in a benchmark and in training data.
 
     Patients, identical files, identical pixels in another container, near duplicates (re-encoded,
-    resized, brightened, slightly cropped, mirrored), long texts. Exit code 2 if there is a leak.
+    resized, brightened, slightly cropped, mirrored), long texts, what DICOM headers say. Exit code 2
+    if there is a leak, or an image that cannot be read and hence not be compared.
 
     [dim]medloupe audit data/mine --against data/vqa_rad --out leaks.jsonl[/]
     """
@@ -85,6 +86,8 @@ def audit(
             "within": within,
         }
     )
+    if out is not None:
+        console.writable("--out", out, file=True)
     sets = [read_set(data), *(read_set(other, benchmark=True) for other in against or ())]
     with console.Bars() as bars:
         report = look(sets, config, workers=workers, progress=bars)
@@ -94,6 +97,13 @@ def audit(
     names = " and ".join(escape(str(path)) for path in (data, *(against or ())))
     if report.leaks:
         console.complain(f"{names}: {report.statement()} on two sides")
+        raise typer.Exit(console.USER_ERROR)
+    if report.unread:
+        total = report.compared["images"]
+        console.complain(
+            f"{names}: no leak found among {total - report.unread:,} of {total:,} images; "
+            f"{report.unread:,} could not be read"
+        )
         raise typer.Exit(console.USER_ERROR)
     console.out.print(f"{names}: no leak found")
 
@@ -121,9 +131,10 @@ def _show_findings(report: AuditReport) -> None:
     console.out.print(table)
     inside = [finding for finding in report.findings if not finding.leak]
     for finding in inside[:_SHOWN]:
-        console.out.print(f"copy: {escape(str(finding))}")
+        word = "contradiction" if finding.kind == "header" else "copy"
+        console.out.print(f"{word}: {escape(str(finding))}")
     if len(inside) > _SHOWN:
-        console.out.print(f"and {len(inside) - _SHOWN:,} more copies inside one split")
+        console.out.print(f"and {len(inside) - _SHOWN:,} more that are no leak")
     for note in report.notes[:_SHOWN]:
         console.out.print(f"[yellow]note:[/] {escape(note)}")
 
@@ -154,11 +165,15 @@ def stats(
     from medloupe.data.stats import describe, write_stats_page
     from medloupe.data.store import write_lines
 
+    for option, path in (("--html", html), ("--json", json_)):
+        if path is not None:
+            console.writable(option, path, file=True)
     dataset = load_dataset(data)
+    page = html or data / "stats.html"
+    console.writable("DATA", page, file=True)
     count = _token_counter(tokenizer) if tokenizer is not None else None
     with console.Bars() as bars:
         found = describe(dataset, images=images, tokens=count, workers=workers, progress=bars)
-    page = html or data / "stats.html"
     write_stats_page(page, found)
     if json_ is not None:
         json_.parent.mkdir(parents=True, exist_ok=True)
@@ -228,6 +243,8 @@ def convert(
     console.quiet_libraries()
     from medloupe.data import convert as verbs
 
+    if "://" not in out:
+        console.writable("OUT", Path(out))
     with console.Bars() as bars:
         if not shards:
             back = verbs.unpack(data, Path(out), progress=bars)

@@ -67,6 +67,10 @@ def deidentify(
         typer.Option("--burned-in", help="Images that have, or are made of, text in the pixels."),
     ] = BurnedIn.withhold,
     ocr: Annotated[bool, typer.Option("--ocr", help="Read the pixels too (extra: ocr).")] = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Exit code 2 also where a file was refused or withheld."),
+    ] = False,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -78,7 +82,8 @@ def deidentify(
 
     OUT gets the files under new names and deidentification.jsonl: what was removed, and what a person
     must still look at. Beside OUT lie OUT.key and OUT.sources.jsonl: never pass these on. The same
-    command goes on where it was interrupted. Exit code 2 if a file could not be processed.
+    command goes on where it was interrupted. Exit code 2 if a file could not be processed, with
+    --strict also if one was refused.
 
     [dim]medloupe deidentify export/ safe/ --dates shift --keep-characteristics --text mask[/]
     """
@@ -95,12 +100,36 @@ def deidentify(
             "ocr": ocr,
         }
     )
+    for option, path, file in (
+        ("OUT", out, False),
+        ("OUT", out.with_name(f"{out.name}.sources.jsonl"), True),
+        ("--key", key or out.with_name(f"{out.name}.key"), True),
+    ):
+        console.writable(option, path, file=file)
     with console.Bars() as bars:
         found = clean(source, out, config, key=key, workers=workers, progress=bars)
     _show(found, out)
     if found.failed:
         console.complain(f"{len(found.failed):,} files could not be processed and are not in {out}")
         raise typer.Exit(console.USER_ERROR)
+    if strict and found.refused:
+        console.complain(
+            f"{len(found.refused):,} files were refused and are not in {out} (--strict)"
+        )
+        raise typer.Exit(console.USER_ERROR)
+
+
+def _counts(found: Summary) -> str:
+    """`3 written, 2 refused (1 withheld for text in the pixels), 1 listed and not copied`."""
+    said = {
+        "written": "written",
+        "refused": "refused",
+        "failed": "failed",
+        "listed": "listed and not copied",
+    }
+    if found.withheld:
+        said["refused"] += f" ({found.withheld:,} withheld for text in the pixels)"
+    return ", ".join(f"{found.statuses.get(status, 0):,} {words}" for status, words in said.items())
 
 
 def _show(found: Summary, out: Path) -> None:
@@ -128,8 +157,7 @@ def _show(found: Summary, out: Path) -> None:
         console.err.print(f"not copied {name}", markup=False)
     if len(found.listed) > _SHOWN:
         console.err.print(f"and {len(found.listed) - _SHOWN:,} more not copied")
-    statuses = ", ".join(f"{number:,} {status}" for status, number in found.statuses.items())
-    console.out.print(f"{escape(str(out))}: {statuses}; report in deidentification.jsonl")
+    console.out.print(f"{escape(str(out))}: {_counts(found)}; report in deidentification.jsonl")
     console.out.print(
         f"keep or destroy, never pass on: {escape(str(out))}.sources.jsonl and the key"
     )

@@ -13,6 +13,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from medloupe.data import rows as rules
 from medloupe.data import splits
 from medloupe.data.dataset import (
@@ -24,7 +26,8 @@ from medloupe.data.dataset import (
     read_rows,
 )
 from medloupe.errors import Fault, ImageError, MedLoupeError
-from medloupe.imaging.read import read_ref, sha256_path
+from medloupe.imaging.hounsfield import looks_rescaled_twice
+from medloupe.imaging.read import WITHOUT_MODALITY, read_ref, sha256_path
 from medloupe.types import Conversation, ImageRef, Record
 
 # Below this many images, starting workers takes longer than reading.
@@ -48,11 +51,18 @@ class CheckReport:
 
 @dataclass(frozen=True, kw_only=True)
 class _Seen:
-    """One image as it is: its hash and its size (width, height, depth) as far as it was read."""
+    """One image as it is: its hash and its size (width, height, depth) as far as it was read.
+
+    `unmeasured` is the share of its values that are NaN or infinite; `doubtful`: nobody says that it
+    is a CT, and its values look like those of one that was rescaled twice.
+    """
 
     sha256: str | None = None
     size: tuple[int, int, int] | None = None
     faults: tuple[Fault, ...] = ()
+    unmeasured: float = 0.0
+    unoriented: bool = False
+    doubtful: bool = False
 
 
 def check_dataset(
@@ -74,7 +84,7 @@ def check_dataset(
     for ref, found in seen.items():
         faults += _placed(found.faults, places[ref])
     faults += [fault for row in rows for fault in _boxes_outside(row, seen, root)]
-    notes = _notes(conversations)
+    notes = [*_notes(conversations), *_image_notes(seen)]
     hashes = {ref.uri: found.sha256 for ref, found in seen.items() if found.sha256}
     leaks = splits.leak_faults(rows, hashes)
     if card is not None and card.leak:
@@ -138,8 +148,30 @@ def _look(job: tuple[ImageRef, Path]) -> _Seen:
         image = read_ref(ref.model_copy(update={"sha256": None}), root)
     except MedLoupeError as error:
         return _Seen(sha256=sha256, faults=(*faults, error.at(file=str(path)).fault))
-    depth = 1 if image.units == "rgb" else image.array.shape[0]
-    return _Seen(sha256=sha256, size=(*image.size, depth), faults=tuple(faults))
+    if image.units == "rgb":
+        return _Seen(sha256=sha256, size=(*image.size, 1), faults=tuple(faults))
+    unmeasured = 1.0 - np.count_nonzero(np.isfinite(image.array)) / image.array.size
+    if unmeasured == 1.0:
+        faults.append(_without_values(path))
+    return _Seen(
+        sha256=sha256,
+        size=(*image.size, image.array.shape[0]),
+        faults=tuple(faults),
+        unmeasured=unmeasured,
+        unoriented=image.attributes.get("orientation") == "unknown",
+        doubtful=image.units == "stored"
+        and image.attributes.get("format") in WITHOUT_MODALITY
+        and ref.modality is None
+        and looks_rescaled_twice(image),
+    )
+
+
+def _without_values(path: Path) -> Fault:
+    return Fault(
+        rule="the image holds no values: every one is NaN or infinite",
+        remedy="Export it again, or leave its rows out",
+        file=str(path),
+    )
 
 
 def _changed(path: Path, stated: str, found: str) -> Fault:
@@ -187,6 +219,29 @@ def _boxes_outside(
                     row=row.id,
                     field=field,
                 )
+
+
+def _image_notes(seen: Mapping[ImageRef, _Seen]) -> Iterator[str]:
+    """What images lack that no rule forbids; each note names one of them."""
+    some = {ref: found.unmeasured for ref, found in seen.items() if 0 < found.unmeasured < 1}
+    if some:
+        worst = max(some, key=lambda ref: some[ref])
+        yield (
+            f"{len(some):,} images hold NaN or infinite values, up to {some[worst]:.2%} of one "
+            f"({worst.uri}): read as no value; windows leave them out and show them black"
+        )
+    turned = [ref for ref, found in seen.items() if found.unoriented]
+    if turned:
+        yield (
+            f"{len(turned):,} volumes have no orientation (first: {turned[0].uri}): left and right, "
+            "and which way the slices run, are not known; they are read in the order of the file"
+        )
+    doubtful = [ref for ref, found in seen.items() if found.doubtful]
+    if doubtful:
+        yield (
+            f"{len(doubtful):,} images have no modality, so HU was not checked, and look like CT "
+            f"rescaled twice (first: {doubtful[0].uri}): say modality CT to have them checked"
+        )
 
 
 def _notes(conversations: Sequence[Conversation]) -> list[str]:

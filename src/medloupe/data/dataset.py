@@ -25,6 +25,8 @@ from medloupe.types import Conversation, Language, Record, Split
 CARD_FILE = "dataset.json"
 CONVERSATIONS_FILE = "conversations.jsonl"
 RECORDS_FILE = "records.jsonl"
+SHARDS_FILE = "index.json"
+"""What a folder of shards has instead of a card."""
 
 Progress = Callable[[str, int, int], None]
 """`progress(what, done, total)`."""
@@ -36,7 +38,8 @@ class DatasetCard(Config):
     `tasks` are the kinds of question it asks, `splits` says who made the split and by what.
     `published` are the counts its publisher states, `counts` those of this copy. `partial` says
     what is missing ("255 of 315 images, ..."), `leak` which patients or images stand in two splits;
-    both are empty where there is nothing to say and go into every score otherwise.
+    both are empty where there is nothing to say and go into every score otherwise. `notes` say how
+    the source was understood.
     """
 
     name: str = Field(min_length=1)
@@ -52,6 +55,7 @@ class DatasetCard(Config):
     counts: dict[str, int] = Field(default_factory=dict)
     partial: str = ""
     leak: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,14 @@ def read_card(root: Path) -> tuple[DatasetCard | None, list[Fault]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (FileNotFoundError, NotADirectoryError):
+        if (root / SHARDS_FILE).is_file():
+            return None, [
+                Fault(
+                    rule="these are shards, not a data set in the native form",
+                    file=str(root),
+                    remedy=f"Unpack them: medloupe convert {root} FOLDER --unpack",
+                )
+            ]
         remedy = 'Name a folder made by \'medloupe prepare\', or write a card: {"name": "my_data"}'
         return None, [
             Fault(rule="no data set here: the card is missing", file=str(path), remedy=remedy)

@@ -6,9 +6,10 @@ import csv
 import gzip
 import json
 import math
+import os
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -17,6 +18,33 @@ from medloupe.errors import DataError, did_you_mean
 MissingImages = Literal["refuse", "leave_out"]
 """What to do about rows whose image is not in the copy. What is left out is counted: the copy is
 then called partial."""
+
+
+def walk(
+    root: Path, *, enter: Callable[[Path], bool] = lambda _: True
+) -> Iterator[tuple[Path, list[Path]]]:
+    """Every folder below `root` with its files, by name. Links are followed, but never back into a
+    folder that holds them; hidden files and folders, and those that `enter` refuses, are left out.
+    """
+    for place, folders, names in os.walk(root, followlinks=True):
+        here = Path(place)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".")
+            and not _leads_back(here / name, root)
+            and enter(here / name)
+        )
+        yield here, [here / name for name in sorted(names) if not name.startswith(".")]
+
+
+def _leads_back(folder: Path, root: Path) -> bool:
+    """Whether a folder is a link to one that it was reached through."""
+    if not folder.is_symlink():
+        return False
+    through = [root, *(above for above in folder.parents if root in above.parents)]
+    target = folder.resolve()
+    return any(target == way or target in way.parents for way in (w.resolve() for w in through))
 
 
 def read_json(path: Path) -> Any:

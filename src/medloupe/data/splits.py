@@ -1,7 +1,8 @@
 """Which patients train and which are held out, and the proof that none does both.
 
 Where a patient goes depends on a hash of the seed and the patient's id alone, so that adding or
-removing patients moves nobody else. Split sizes therefore only come close to the fractions asked.
+removing patients moves nobody else. Split sizes therefore only come close to the fractions asked. Of
+a few patients none might train: then, and only then, one who would not is moved.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ Hashes = Mapping[str, str]
 """uri -> SHA-256 of the file as it is; where absent, the `sha256` of the ref, else the uri."""
 
 DEFAULT_FRACTIONS: Mapping[Split, float] = {"train": 0.7, "validation": 0.1, "test": 0.2}
+
+_FEW = 20
 
 
 def split_by_patient(
@@ -44,7 +47,8 @@ def assign_splits(
     """The rows with a split wherever they had none.
 
     Rows that share a patient or an image stay together; where one of them has a split already, the
-    others follow it.
+    others follow it. Among fewer than `_FEW` groups of which none trains, the free one whose hash is
+    lowest does.
     """
     rows = all_rows(conversations, records)
     groups = _groups(rows)
@@ -53,6 +57,10 @@ def assign_splits(
         if row.split is not None:
             given.setdefault(group, row.split)
     split_of = split_by_patient(groups, fractions, seed) | given
+    if len(split_of) < _FEW and fractions.get("train", 0) > 0 and "train" not in split_of.values():
+        free = split_of.keys() - given.keys()
+        if free:
+            split_of[min(free, key=lambda name: (_uniform(name, seed), name))] = "train"
     cut = len(conversations)
     return _filled(conversations, groups[:cut], split_of), _filled(records, groups[cut:], split_of)
 

@@ -35,6 +35,10 @@ _AIR: Final = -1000.0
 _IMPOSSIBLE: Final = -1100.0
 _OFFSET: Final = 1024.0
 _SOFT: Final = (-150.0, 150.0)
+_AS_IS: Final = (
+    "a NIfTI, NRRD or NPY file whose modality the table leaves empty is read as it is, in Python any "
+    "file with check_units=False"
+)
 
 
 def check_hounsfield(image: MedicalImage, name: str) -> None:
@@ -54,6 +58,12 @@ def check_hounsfield(image: MedicalImage, name: str) -> None:
         raise ImageError(rule, remedy=remedy, file=name, field="units")
 
 
+def looks_rescaled_twice(image: MedicalImage) -> bool:
+    """Whether grey values of unknown modality look like those of a CT that was rescaled twice."""
+    means = _block_means(image)
+    return means.size >= _FEWEST and _twice(means) is not None
+
+
 def _twice(means: NDArray[np.float64]) -> tuple[str, str] | None:
     impossible = float((means < _IMPOSSIBLE).mean())
     soft = _share(means, -200, 200)
@@ -65,8 +75,7 @@ def _twice(means: NDArray[np.float64]) -> tuple[str, str] | None:
         f"{impossible:.0%} of the image is below {_IMPOSSIBLE:g} HU, less dense than air, and "
         f"{soft:.1%} is soft tissue: the CT seems to have been rescaled twice (its intercept, "
         "usually -1024, was applied to values that are HU already)",
-        "Export it again from the source, or set Rescale Intercept (NIfTI: scl_inter) to 0; "
-        "check_units=False reads it as it is",
+        f"Export it again from the source, or set Rescale Intercept (NIfTI: scl_inter) to 0; {_AS_IS}",
     )
 
 
@@ -82,7 +91,7 @@ def _never(means: NDArray[np.float64]) -> tuple[str, str] | None:
         f"nothing in the image is air, lung or fat, and {dense.size / means.size:.0%} of it is "
         "denser than 500 HU, nearly all of it near 1024: the CT seems never to have been rescaled "
         "(stored values instead of HU)",
-        "Export it again from the source, or subtract 1024; check_units=False reads it as it is",
+        f"Export it again from the source, or subtract 1024; {_AS_IS}",
     )
 
 

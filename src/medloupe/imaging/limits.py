@@ -27,11 +27,17 @@ def check_size(name: str, width: int, height: int, depth: int = 1) -> None:
     if min(width, height, depth) < 1:
         raise ImageError(f"the image is empty: its header says {size} pixels", file=name)
     if width * height > MAX_PIXELS or width * height * depth > MAX_VOXELS:
-        raise ImageError(
-            f"the image is too large: its header says {size} pixels",
-            remedy=f"At most {MAX_PIXELS} pixels a plane and {MAX_VOXELS} in all; cut it into tiles",
-            file=name,
-        )
+        raise too_large(name, f"{size} pixels")
+
+
+def too_large(name: str, size: str) -> ImageError:
+    """The error for a sound file that is over the limits, whoever notices it first."""
+    return ImageError(
+        f"the image is too large: its header says {size}",
+        remedy=f"At most {MAX_PIXELS} pixels a plane and {MAX_VOXELS} in all; cut it into tiles, or "
+        "save a smaller copy",
+        file=name,
+    )
 
 
 def choose_frame(name: str, frame: int | None, count: int, *, what: str) -> int:
@@ -49,7 +55,8 @@ def choose_frame(name: str, frame: int | None, count: int, *, what: str) -> int:
     if frame is None and count > 1:
         raise ImageError(
             f"the file holds {count} {what}, and one is asked for",
-            remedy=f"Choose one with frame=0 to frame={count - 1}, or read all with kind='volume'",
+            remedy=f"Choose one with frame=0 to frame={count - 1}, or read all with kind='volume' "
+            "(in a table: the column frame; or name the file in a column volume)",
             file=name,
             field="frame",
         )
@@ -61,6 +68,14 @@ def choose_frame(name: str, frame: int | None, count: int, *, what: str) -> int:
             field="frame",
         )
     return chosen
+
+
+def choose_volume(count: int) -> str:
+    """The remedy where a file or series holds several volumes, in Python and in a table."""
+    return (
+        f"Choose one with kind='volume' and frame=0 to frame={count - 1} "
+        "(in a table: the columns volume and frame)"
+    )
 
 
 def exact_float32(values: NDArray[Any], name: str) -> NDArray[np.float32]:

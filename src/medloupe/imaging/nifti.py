@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from medloupe.errors import ImageError
 from medloupe.imaging.inflate import INFLATE_ERRORS, inflate
-from medloupe.imaging.limits import check_size, choose_frame
+from medloupe.imaging.limits import check_size, choose_frame, choose_volume
 from medloupe.imaging.orientation import spacing_of, to_display_order
 from medloupe.types import ImageRef, MedicalImage
 
@@ -56,15 +56,14 @@ def decode_nifti(
     try:
         header, inflated = _parse(data, name)
         stored = _stored(header, inflated, name, frame if kind == "volume" else None)
-        spacing = [float(abs(zoom)) for zoom in header.get_zooms()[:3]]
-        spacing += [1.0] * (3 - len(spacing))
         turned: NDArray[np.float64] | None = None
+        sides: tuple[float, float, float] | None
         if header["qform_code"] > 0 or header["sform_code"] > 0:
             affine = np.asarray(header.get_best_affine(), dtype=np.float64)
             array, turned = to_display_order(stored, affine, name)
             sides = spacing_of(turned)
         else:
-            array, sides = np.transpose(stored, (2, 1, 0)), (spacing[2], spacing[1], spacing[0])
+            array, sides = np.transpose(stored, (2, 1, 0)), _stated_spacing(header, inflated)
         if kind == "image":
             index = choose_frame(name, frame, array.shape[0], what="slices")
             array = array[index : index + 1]
@@ -87,6 +86,17 @@ def decode_nifti(
         source=ImageRef(uri=name, kind=kind, frame=frame),
         attributes={"format": "NIfTI"} | ({"orientation": "unknown"} if turned is None else {}),
     )
+
+
+def _stated_spacing(header: Any, data: bytes | memoryview) -> tuple[float, float, float] | None:
+    """(slice, row, column) in mm of a file without affine; None where one is 0.
+
+    Read once more without nibabel's checks, which turn a 0 into 1 mm.
+    """
+    raw = type(header)(bytes(data[: header.sizeof_hdr]), check=False)
+    column, row, between = (float(abs(side)) for side in raw["pixdim"][1:4])
+    sides = (between, row, column)
+    return sides if all(0 < side < math.inf for side in sides) else None
 
 
 def _parse(data: bytes, name: str) -> tuple[Any, bytes | memoryview]:
@@ -150,7 +160,7 @@ def _stored(header: Any, data: bytes | memoryview, name: str, time: int | None) 
     if points > 1 and time is None:
         raise ImageError(
             f"the file holds {points} volumes (time points), and one is asked for",
-            remedy=f"Choose one with kind='volume' and frame=0 to frame={points - 1}",
+            remedy=choose_volume(points),
             file=name,
             field="frame",
         )

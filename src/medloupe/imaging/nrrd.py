@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medloupe.errors import ImageError
-from medloupe.imaging.limits import check_size, choose_frame, exact_float32
+from medloupe.imaging.limits import check_size, choose_frame, choose_volume, exact_float32
 from medloupe.imaging.orientation import spacing_of, to_display_order
 from medloupe.types import ImageRef, MedicalImage
 
@@ -334,7 +334,7 @@ def _volume(values: NDArray[Any], grid: _Grid, name: str, entry: int | None) -> 
         if count > 1 and entry is None:
             raise ImageError(
                 f"the file holds {count} volumes (times or components), and one is asked for",
-                remedy=f"Choose one with kind='volume' and frame=0 to frame={count - 1}",
+                remedy=choose_volume(count),
                 file=name,
                 field="frame",
             )

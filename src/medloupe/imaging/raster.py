@@ -21,7 +21,13 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from medloupe.errors import ImageError
 from medloupe.imaging.inflate import INFLATE_ERRORS, inflated_size
-from medloupe.imaging.limits import check_size, choose_frame, exact_float32
+from medloupe.imaging.limits import (
+    MAX_PIXELS,
+    check_size,
+    choose_frame,
+    exact_float32,
+    too_large,
+)
 from medloupe.imaging.windows import INVERTED
 from medloupe.types import ImageRef, MedicalImage
 
@@ -41,7 +47,6 @@ _BROKEN: Final = (
     RuntimeError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
 )
 _GREY: Final = {"1", "L", "I;16", "I;16B", "I;16L", "I", "F"}
 _COLOUR: Final = {"RGB", "RGBA", "RGBX", "LA", "La", "P", "PA", "YCbCr", "CMYK", "RGBa"}
@@ -83,6 +88,9 @@ def decode_raster(
             return _image(picture, name, frame)
     except ImageError:
         raise
+    except Image.DecompressionBombError as error:  # Pillow's own limit, met before ours
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or MAX_PIXELS)
+        raise too_large(name, f"more than {limit:,} pixels") from error
     except _BROKEN as error:
         raise _broken(error, name) from error
 

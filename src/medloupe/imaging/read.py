@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import mmap
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
@@ -50,7 +51,7 @@ _RASTER: Final = (
 _GZIP: Final = b"\x1f\x8b"
 NPY: Final = b"\x93NUMPY"
 NRRD: Final = b"NRRD000"
-_NO_MODALITY: Final = ("NIfTI", "NRRD", "NPY")
+WITHOUT_MODALITY: Final = ("NIfTI", "NRRD", "NPY")
 # Common files that are taken for images: what to do with them.
 _FOREIGN: Final = (
     (b"version https://git-lfs", "a Git LFS pointer, not the image", "Run: git lfs pull"),
@@ -64,7 +65,7 @@ _FOREIGN: Final = (
 
 
 def read_image(
-    path: Path,
+    path: str | os.PathLike[str],
     *,
     frame: int | None = None,
     kind: Kind = "image",
@@ -79,6 +80,8 @@ def read_image(
     place (time points, echoes), `frame` chooses. A folder is one DICOM series, or holds the one
     whose Series Instance UID is `series` (`dicom.series.read_series` also tells how it was read).
 
+    Values that a file gives as NaN or infinite stay so (NIfTI marks voxels without a value that
+    way); windows and statistics leave them out, and `medloupe check` says how many there are.
     `check_units=False` lets a CT pass whose values cannot be HU (`check_hounsfield`).
 
     Raises:
@@ -87,6 +90,7 @@ def read_image(
             rescaled twice or never; a series with gaps or other faults.
         MissingExtraError: the pixels need a decoder that is not installed.
     """
+    path = Path(path)
     if path.is_dir():
         image = _read_folder(path, frame, kind, series)
     else:
@@ -116,7 +120,7 @@ def read_ref(ref: ImageRef, root: Path) -> MedicalImage:
             check_sha256(hashlib.sha256(data).hexdigest(), ref.sha256, str(path))
         image = _decode(data, str(path), ref.frame, ref.kind)
     image = dataclasses.replace(image, source=ref)
-    silent = image.attributes.get("format") in _NO_MODALITY and "units" not in image.attributes
+    silent = image.attributes.get("format") in WITHOUT_MODALITY and "units" not in image.attributes
     if silent and image.units == "stored" and ref.modality == "CT":
         image = dataclasses.replace(image, units="HU")
     check_hounsfield(image, str(path))

@@ -31,6 +31,7 @@ from medloupe.train.lora import (
 from medloupe.train.objectives.base import Micro, Objective, Progress, StageContext
 from medloupe.train.optimizer import build_optimizer, set_rates, trained_parameters
 from medloupe.train.order import BatchOrder, CurriculumOrder, MixedRows, Order
+from medloupe.train.preflight import check_stages
 from medloupe.train.stages import StageConfig, TrainConfig
 
 Hook = Callable[[int, VisionLanguageModel], dict[str, float]]
@@ -80,7 +81,7 @@ class Trainer:
 
         Raises:
             CheckpointError: the run has checkpoints already and `resume` is false.
-            TrainingError: nothing to train on, or too many non-finite steps.
+            TrainingError: a stage has no rows (said before any trains), or too many non-finite steps.
         """
         found = self.checkpoints.found()
         if found and not resume:
@@ -95,6 +96,7 @@ class Trainer:
             carried_adapters(self.model),
             quantized=self.model.config.is_quantized,
         )
+        check_stages(self.config.stages, self.context)
         self._rewind_log(found[-1] if found else None)
         for number, stage in enumerate(self.config.stages):
             here = [f for f in found if f.stage == number]

@@ -131,3 +131,22 @@ def test_masking_keeps_everything_else():
 def test_hostile_text_takes_time_in_proportion_to_its_length(unit):
     # a quadratic rule needs minutes for this, and the suite's time limit tells
     assert len(find_identifiers(unit * (60_000 // len(unit)))) < 60_000
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("SMITH, H. Stable.", "[NAME] Stable."),
+        ("Smith, H", "[NAME]"),
+        ("Smith H.J. said", "[NAME] said"),
+        ("seen by H. Smith again", "seen by [NAME] again"),
+        ("by J.-H. Smith, MD", "by [NAME], MD"),
+        ("Smith H agrees", "[NAME] agrees"),
+        ("hepatitis C. Smith was seen", "hepatitis C. [NAME] was seen"),
+        ("Smith. A nodule in T2", "[NAME]. A nodule in T2"),
+        ("Smith CT and Smith T2", "[NAME] CT and [NAME] T2"),
+        ("Smith A nodule", "[NAME] A nodule"),
+    ],
+)
+def test_initials_beside_a_known_name_go_with_it(text, masked):
+    assert mask(text, find_identifiers(text, known_names=["Smith^Harry"])) == masked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import shutil
@@ -160,6 +161,57 @@ def test_a_bad_file_does_not_stop_the_others(export, tmp_path):
     assert [name for name, _ in found.failed] == ["images/cut.dcm", "images/empty_dicom.dcm"]
     assert "failed" in {row["status"] for row in _rows(tmp_path / "safe")}
     assert "cut.dcm" not in (tmp_path / "safe" / "deidentification.jsonl").read_text()
+
+
+def test_pixels_that_are_cut_off_fail_and_are_not_written(export, tmp_path):
+    whole = export / "images" / "later.dcm"
+    dataset = pydicom.dcmread(whole)
+    dataset.PixelData = dataset.PixelData[:-2]
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.826.0.1.4.1.2"
+    dataset.save_as(export / "images" / "short.dcm")
+    (export / "images" / "cut.dcm").write_bytes(whole.read_bytes()[:-5000])
+    found = deidentify(export, tmp_path / "safe")
+    assert found.statuses == {"written": 5, "failed": 2, "listed": 2}
+    assert [name for name, _ in found.failed] == ["images/cut.dcm", "images/short.dcm"]
+    assert "the pixels are cut off: 32,766 of 32,768 bytes" in found.failed[1][1]
+    for name in ("SC_ybr_full_422_uncompressed.dcm", "liver_1frame.dcm", "rtdose_1frame.dcm"):
+        shutil.copy(get_testdata_file(name, download=False), tmp_path / name)
+        assert not deidentify(tmp_path / name, tmp_path / f"{name}-safe").failed
+
+
+def test_a_masked_table_names_the_new_files_and_can_be_prepared(export, tmp_path):
+    folder = export / "Doe_Jane"
+    (folder / "labels.csv").write_text(
+        "image,volume,question,answer\n"
+        "1.2.826.0.1.3/DOE1.dcm,,Is there a nodule?,no\n"
+        "../images/later.dcm,,Is there a nodule?,yes\n"
+        "Doe_Jane/1.2.826.0.1.3/DOE2.dcm,,Is there a cyst?,yes\n"
+        "other.dcm,,Seen by Doe?,no\n"
+        ",1.2.826.0.1.3,How many?,three\n"
+        "gone.dcm,,A?,images\n"
+        "x.dcm,,Who?,Doe_Jane\n",
+        "utf-8",
+    )
+    (folder / "2021-03-05.csv").write_text("a\n1\n", "utf-8")
+    out = tmp_path / "safe"
+    deidentify(export, out, DeidentifyConfig(text="mask"))
+    key = PseudonymKey.load(tmp_path / "safe.key")
+    new = out / key.name("Doe_Jane")
+    rows = list(csv.reader((new / "table-2.csv").read_text("utf-8").splitlines()))
+    cells = [row[0] or row[1] for row in rows[1:7]]
+    assert [row[3] for row in rows[6:]] == ["images", "[NAME]_[NAME]"]  # no folders, but words
+    assert cells[0] == f"{key.uid('1.2.826.0.1.3')}/{key.uid('1.2.826.0.1.3.1.1')}.dcm"
+    assert cells[2:] == [
+        f"{key.name('Doe_Jane')}/{key.uid('1.2.826.0.1.3')}/{key.uid('1.2.826.0.1.3.1.2')}.dcm",
+        f"images/{key.uid('1.2.826.0.1.5.1.1')}.dcm",
+        key.uid("1.2.826.0.1.3"),
+        "gone.dcm",
+    ]
+    assert (new / cells[1]).is_file()
+    assert cells[1].startswith("../images/")
+    assert all((new / cells[n]).exists() or (out / cells[n]).exists() for n in range(5))
+    assert rows[4][2] == "Seen by [NAME]?"
+    assert (new / f"{key.name('2021-03-05')}.csv").is_file()
 
 
 def _refused(export: Path, out: Path, **more) -> list[tuple[str, str]]:

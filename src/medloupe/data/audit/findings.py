@@ -9,7 +9,7 @@ from pydantic import Field
 from medloupe.config import Config
 from medloupe.types import Split
 
-Kind = Literal["patient", "file", "pixels", "near", "text"]
+Kind = Literal["patient", "file", "pixels", "header", "near", "similar patient id", "text"]
 Level = Literal["hash", "pixels", "near"]
 
 
@@ -49,7 +49,8 @@ class Finding(Config):
     """One thing that stands in two places. `leak`: they are two sides of a split.
 
     `how` says in words what is the same ("identical file", "mirrored copy"); `value` is the patient,
-    the hash or the beginning of the text; `score` the correlation of a near duplicate.
+    the hash (of what a DICOM header names too: findings are passed on) or the beginning of the text;
+    `score` the correlation of a near duplicate. A "header" that is no leak contradicts the rows.
     """
 
     kind: Kind
@@ -69,10 +70,12 @@ class Finding(Config):
 
 
 class AuditReport(Config):
-    """Findings, strongest kind first; `compared` counts what was looked at."""
+    """Findings, strongest kind first; `compared` counts what was looked at, `unread` the
+    images among it that could not be read and hence not be compared."""
 
     findings: tuple[Finding, ...]
     compared: dict[str, int]
+    unread: int = Field(default=0, ge=0)
     notes: tuple[str, ...] = ()
 
     @property
@@ -93,6 +96,8 @@ _NAMES: dict[Kind, str] = {
     "patient": "patients",
     "file": "identical files",
     "pixels": "images with identical pixels",
+    "header": "DICOM patients or series",
     "near": "near-duplicate images",
+    "similar patient id": "similar patient ids",
     "text": "identical texts",
 }

@@ -16,6 +16,7 @@ from medloupe.errors import LeakError
 class GateConfig(Config):
     """What training refuses. Patients, identical files and identical pixels on two sides are refused
     unless `allow_leak` is set or the card of the data set states a leak; either way it is told.
+    Patient ids and DICOM headers that hint at one patient on two sides are a warning.
     Near duplicates are `near`: a warning, refused as well, or not looked for."""
 
     allow_leak: bool = False
@@ -57,17 +58,22 @@ def gate(
             "(--set audit.allow_leak=true); the run then says so",
             row=first.places[-1].row,
         )
-    return Passed(leak=_words(found, hard + soft), warnings=_warnings(hard, soft))
+    hints = [f for f in found.leaks if f.kind in ("header", "similar patient id")]
+    return Passed(leak=_words(found, hard + soft + hints), warnings=_warnings(hard, soft, hints))
 
 
 def _words(report: AuditReport, found: Sequence[object]) -> str:
     return f"{report.statement()} on two sides" if found else ""
 
 
-def _warnings(hard: Sequence[object], soft: Sequence[object]) -> tuple[str, ...]:
+def _warnings(
+    hard: Sequence[object], soft: Sequence[object], hints: Sequence[object]
+) -> tuple[str, ...]:
     lines = []
     if hard:
         lines.append(f"warning: {len(hard):,} leaks are allowed by name: {hard[0]}")
     if soft:
         lines.append(f"warning: {len(soft):,} near-duplicate images on two sides: {soft[0]}")
+    if hints:
+        lines.append(f"warning: {len(hints):,} patients may be on two sides: {hints[0]}")
     return tuple(lines)

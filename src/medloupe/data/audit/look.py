@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +20,7 @@ from PIL import Image
 from medloupe.data.audit.findings import Level
 from medloupe.data.dataset import image_path
 from medloupe.errors import Fault, MedLoupeError
+from medloupe.imaging.dicom.identity import patient_and_series
 from medloupe.imaging.files import sha256_path
 from medloupe.imaging.read import read_ref
 from medloupe.imaging.windows import to_display
@@ -53,17 +54,25 @@ _VIEW: Final = 2 * SIDE
 @dataclass(frozen=True, kw_only=True)
 class Look:
     """`hashes` and `thumbnail` are None where the image is blank or was not asked for its looks.
-    `fault` says why it could not be read."""
+    `fault` says why it could not be read. `patient` and `series` are what a DICOM header states."""
 
     sha256: str | None = None
     pixels: str | None = None
     hashes: NDArray[np.uint64] | None = None  # [turns, crops]: cropped first, then turned
     thumbnail: NDArray[np.uint8] | None = None  # [SIDE, SIDE]
+    patient: str | None = None
+    series: str | None = None
     fault: Fault | None = None
 
 
 def look_at(job: tuple[ImageRef, Path, Level]) -> Look:
     """Look at one image of a data set below the folder; never raises for what is in the file."""
+    ref, root, _ = job
+    patient, series = patient_and_series(image_path(root, ref.uri))
+    return replace(_look(job), patient=patient, series=ref.series or series)
+
+
+def _look(job: tuple[ImageRef, Path, Level]) -> Look:
     ref, root, level = job
     if level == "hash" and ref.sha256:
         return Look(sha256=ref.sha256.lower())

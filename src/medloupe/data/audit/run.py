@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -110,13 +112,25 @@ class _Audit:
         self.leaking = self._opposed()
         # copies inside one side are looked for where asked, between sides of no leak never
         self.searched = self.leaking | (np.eye(len(self.sides), dtype=bool) & config.within)
+        self.patients_of: dict[tuple[int, ImageRef], set[str]] = defaultdict(set)
         self.images = self._images()
         self.notes: list[str] = []
+        self.unread = 0
         self.compared = {"rows": sum(len(one.rows) for one in sets), "images": len(self.images)}
 
     def report(self) -> AuditReport:
-        found = [*self._patients(), *self._pictures(), *self._texts()]
-        return AuditReport(findings=tuple(found), compared=self.compared, notes=tuple(self.notes))
+        found = [
+            *self._patients(),
+            *self._similar_patients(),
+            *self._pictures(),
+            *self._texts(),
+        ]
+        return AuditReport(
+            findings=tuple(found),
+            compared=self.compared,
+            unread=self.unread,
+            notes=tuple(self.notes),
+        )
 
     def _opposed(self) -> NDArray[np.bool_]:
         keys = list(self.sides)
@@ -141,6 +155,8 @@ class _Audit:
         for number, one, row, side in self._rows():
             for ref in row.images:
                 images[number, ref].setdefault(side, _place(one, row, ref.uri))
+                if row.patient_id is not None:
+                    self.patients_of[number, ref].add(row.patient_id)
         return images
 
     def _rows(self) -> Iterator[tuple[int, AuditSet, Row, int]]:
@@ -167,16 +183,102 @@ class _Audit:
         for (_, name), where in held.items():
             yield from self._finding("patient", "the same patient", name, where)
 
+    def _similar_patients(self) -> Iterator[Finding]:
+        """Ids of two sides that differ in case, outer space or leading zeros alone."""
+        held: dict[tuple[str, str], dict[str, list[_Held]]] = defaultdict(dict)
+        for (system, name), where in self._named().items():
+            held[system, _plain_id(name)][name] = where
+        for names in held.values():
+            if len(names) > 1:
+                shown = ", ".join(map(repr, sorted(names)))
+                everywhere = [one for where in names.values() for one in where]
+                yield from self._finding(
+                    "similar patient id", f"patient ids that are alike ({shown})", shown, everywhere
+                )
+
+    def _named(self) -> dict[tuple[str, str], list[_Held]]:
+        """(system of ids, patient_id) -> where the rows name it."""
+        named: dict[tuple[str, str], list[_Held]] = defaultdict(list)
+        for _, one, row, side in self._rows():
+            if row.patient_id is not None:
+                named[self._system(one), row.patient_id].append(_Held(side, _place(one, row)))
+        return named
+
+    def _system(self, one: AuditSet) -> str:
+        return "" if self.config.shared_ids else one.name
+
+    def _headers(
+        self, looks: Sequence[Look], keys: Sequence[tuple[int, ImageRef]]
+    ) -> Iterator[Finding]:
+        """What DICOM headers say, against each other and against the rows' patient_id."""
+        patients: dict[tuple[str, str], list[int]] = defaultdict(list)
+        series: dict[str, list[int]] = defaultdict(list)
+        for number, (look, (which, _)) in enumerate(zip(looks, keys, strict=True)):
+            if look.patient is not None:
+                patients[self._system(self.sets[which]), look.patient].append(number)
+            if look.series is not None:
+                series[look.series].append(number)
+        named = self._named()
+        told: set[int] = set()
+        for (system, name), members in patients.items():
+            where = [*self._shown(members, keys), *named.get((system, name), ())]
+            owners = self._owners(members, keys) | ({name} & {n for s, n in named if s == system})
+            how = "the same DICOM Patient ID"
+            if len(owners) == 1:
+                continue  # one patient on two sides is a finding by its patient_id
+            if self._leak_in(where):
+                told.update(members)
+                yield from self._finding("header", how, _secret(name), where)
+            elif len(owners) > 1:
+                yield self._contradiction(f"{how}, but {len(owners)} patient_ids", name, where)
+        for uid, members in series.items():
+            if len(self._owners(members, keys)) != 1 and not told.issuperset(members):
+                where = self._shown(members, keys)
+                yield from self._finding("header", "the same DICOM series", _secret(uid), where)
+        yield from self._split_patients(patients, keys)
+
+    def _split_patients(
+        self,
+        patients: dict[tuple[str, str], list[int]],
+        keys: Sequence[tuple[int, ImageRef]],
+    ) -> Iterator[Finding]:
+        """A patient_id whose images bear the ids of several patients."""
+        ids: dict[tuple[str, str], dict[str, list[int]]] = defaultdict(dict)
+        for (system, name), members in patients.items():
+            for number in members:
+                for owner in self.patients_of[keys[number]]:
+                    ids[system, owner].setdefault(name, []).append(number)
+        for (_, owner), names in ids.items():
+            if len(names) > 1:
+                firsts = [members[0] for members in names.values()]
+                yield self._contradiction(
+                    f"the same patient_id, but {len(names)} DICOM Patient IDs",
+                    owner,
+                    self._shown(firsts, keys),
+                )
+
+    def _contradiction(self, how: str, name: str, where: Sequence[_Held]) -> Finding:
+        places = tuple(dict.fromkeys(held.place for held in where))
+        return Finding(kind="header", leak=False, how=how, value=_secret(name), places=places)
+
+    def _shown(self, members: Iterable[int], keys: Sequence[tuple[int, ImageRef]]) -> list[_Held]:
+        return [_Held(s, p) for n in members for s, p in self.images[keys[n]].items()]
+
+    def _owners(self, members: Iterable[int], keys: Sequence[tuple[int, ImageRef]]) -> set[str]:
+        return {owner for number in members for owner in self.patients_of[keys[number]]}
+
     def _pictures(self) -> Iterator[Finding]:
         keys = list(self.images)
         looks = self._look()
         for look in looks:
             if look.fault is not None:
+                self.unread += 1
                 self.notes.append(f"not compared: {look.fault}")
         seen: set[tuple[int, int]] = set()
         files, pixels = [look.sha256 for look in looks], [look.pixels for look in looks]
         yield from self._equal("file", "identical file", files, keys, seen)
         yield from self._equal("pixels", "identical pixels", pixels, keys, seen)
+        yield from self._headers(looks, keys)
         if self.config.images == "near":
             yield from self._near(looks, keys, seen)
 
@@ -301,6 +403,15 @@ class _Audit:
             if self.progress is not None:
                 self.progress("images", done, total)
             yield look
+
+
+def _plain_id(name: str) -> str:
+    """An id without what people and spreadsheets change: " P007" and "p7" are alike."""
+    return re.sub(r"(?<!\d)0+(?=\d)", "", name.strip().casefold())
+
+
+def _secret(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:12]
 
 
 def _place(one: AuditSet, row: Row, uri: str | None = None) -> Place:

@@ -15,12 +15,12 @@ from fsspec import AbstractFileSystem
 from pydantic import Field
 
 from medloupe.config import Config
-from medloupe.data.dataset import DatasetCard
+from medloupe.data.dataset import SHARDS_FILE, DatasetCard
 from medloupe.errors import ConfigError, DataError
 from medloupe.types import Split
 
 FORMAT: Final = 1
-INDEX_FILE: Final = "index.json"
+INDEX_FILE: Final = SHARDS_FILE
 _PART: Final = ".part"
 Span = tuple[int, int]
 """First byte and length inside a tar."""

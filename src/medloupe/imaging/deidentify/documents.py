@@ -22,6 +22,7 @@ from medloupe.imaging.deidentify.text import OLDEST_AGE, Finding, mask
 
 SUFFIXES: Final = (".txt", ".csv", ".tsv", ".json", ".jsonl")
 Find = Callable[[str], tuple[Finding, ...]]
+Renamed = Callable[[str, bool], str | None]
 _WIDEST_FIELD: Final = 1 << 30
 
 # What a column holds, by its name in lower case with `_` between words; the first that fits.
@@ -52,6 +53,9 @@ _COLUMNS: Final = tuple(
     )
 )
 
+# A class and a patient may be called like a folder: only in these columns is the folder meant.
+_PATHS: Final = re.compile("image|volume|file|path|scan|folder|series|dicom", re.IGNORECASE)
+
 
 def clean_document(
     data: bytes,
@@ -61,10 +65,13 @@ def clean_document(
     *,
     masking: bool,
     patients: frozenset[str] = frozenset(),
+    renamed: Renamed = lambda *_: None,
 ) -> tuple[bytes, tuple[TextFinding, ...]]:
     """The file's new content and where its identifiers stood; without `masking` the content is `data`.
 
-    `patients` are the Patient IDs of the DICOM files beside it.
+    `patients` are the Patient IDs of the DICOM files beside it; `renamed` gives the new path of a file
+    that a cell of a table or a string of JSON names (of a folder too, where its second argument says
+    that the column holds paths), None for anything else.
 
     Raises:
         DataError: the file is not UTF-8, or not the table or JSON that its name says.
@@ -75,7 +82,7 @@ def clean_document(
         raise DataError(
             f"the report is not UTF-8 (byte {error.start})", remedy="Save it as UTF-8", file=name
         ) from None
-    cleaner = _Cleaner(find, key, patients, masking)
+    cleaner = _Cleaner(find, key, patients, masking, renamed)
     form = Path(name).suffix.lower()
     try:
         if form in (".csv", ".tsv"):
@@ -96,9 +103,15 @@ class _Cleaner:
     """Goes through one document; `found` fills up on the way."""
 
     def __init__(
-        self, find: Find, key: PseudonymKey, patients: frozenset[str], masking: bool
+        self,
+        find: Find,
+        key: PseudonymKey,
+        patients: frozenset[str],
+        masking: bool,
+        renamed: Renamed,
     ) -> None:
         self._find, self._key, self._patients, self._masking = find, key, patients, masking
+        self._renamed = renamed
         self.found: list[TextFinding] = []
 
     def table(self, text: str, delimiter: str) -> str:
@@ -147,6 +160,8 @@ class _Cleaner:
     def value(self, text: str, column: str, at: str) -> str:
         """A cell or string: a whole identifier where its column says so, else searched by the rules."""
         kind = kind_of_column(column)
+        if kind is None and (new := self._renamed(text.strip(), bool(_PATHS.search(column)))):
+            return new
         if kind is None or not text.strip():
             return self.words(text, at)
         if kind == "age":

@@ -17,7 +17,13 @@ from typing import Final
 
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from medloupe.errors import ImageError, MedLoupeError
 from medloupe.imaging.deidentify import burned
@@ -28,14 +34,27 @@ from medloupe.imaging.deidentify.dataset import (
     known_of,
     vr_of,
 )
-from medloupe.imaging.deidentify.documents import Find, clean_document
+from medloupe.imaging.deidentify.documents import Find, Renamed, clean_document
 from medloupe.imaging.deidentify.key import PseudonymKey
 from medloupe.imaging.deidentify.ocr import find_text
 from medloupe.imaging.deidentify.profile import DeidentifyConfig
-from medloupe.imaging.deidentify.report import FileRow, TextBox
-from medloupe.imaging.dicom.parse import BROKEN, PIXEL_ELEMENTS, broken, text
+from medloupe.imaging.deidentify.report import WITHHELD, FileRow, TextBox
+from medloupe.imaging.dicom.parse import (
+    BROKEN,
+    PIXEL_ELEMENTS,
+    broken,
+    frame_count,
+    give_transfer_syntax,
+    text,
+)
 
 _SHORTEST_LEFTOVER: Final = 6
+_NATIVE: Final = (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,11 +135,18 @@ def clean_text(
     *,
     masking: bool,
     patients: frozenset[str],
+    renamed: Renamed,
 ) -> tuple[FileRow, str]:
     """Copy or mask one report file into `part`; its row and a message that may quote the file."""
     try:
         content, found = clean_document(
-            path.read_bytes(), str(path), find, key, masking=masking, patients=patients
+            path.read_bytes(),
+            str(path),
+            find,
+            key,
+            masking=masking,
+            patients=patients,
+            renamed=renamed,
         )
     except MedLoupeError as error:
         reason = "cannot be read as what its name says"
@@ -168,7 +194,36 @@ def _read(path: Path) -> Dataset:
     image = "Rows" in dataset or "Image Storage" in _class_of(dataset).name
     if image and not any(element in dataset for element in PIXEL_ELEMENTS):
         raise ImageError("the image ends before its pixels", file=str(path))
+    _refuse_short(dataset, str(path))
     return dataset
+
+
+def _refuse_short(dataset: Dataset, name: str) -> None:
+    """Refuse native pixels that are fewer than the header says (PS3.5 8.1.1); nothing is decoded.
+
+    Of compressed pixels (PS3.5 A.4) nothing is known without decoding: they pass.
+
+    Raises:
+        ImageError: naming both lengths, or the element without which there is none.
+    """
+    give_transfer_syntax(dataset)
+    syntax = UID(dataset.file_meta.TransferSyntaxUID)
+    element = next((keyword for keyword in PIXEL_ELEMENTS if keyword in dataset), None)
+    if element is None or syntax not in _NATIVE:
+        return
+    for keyword in ("Rows", "Columns", "BitsAllocated"):
+        if dataset.get(keyword) is None:
+            raise ImageError("the image has pixels, but not this element", file=name, field=keyword)
+    samples = int(dataset.get("SamplesPerPixel") or 1)
+    if "422" in str(dataset.get("PhotometricInterpretation")):
+        samples = 2  # chroma for every other pixel (PS3.3 C.7.6.3.1.2)
+    pixels = int(dataset.Rows) * int(dataset.Columns) * frame_count(dataset)
+    needed = (pixels * samples * int(dataset.BitsAllocated) + 7) // 8
+    found = len(dataset[element].value or b"")
+    if found < needed:
+        raise ImageError(
+            f"the pixels are cut off: {found:,} of {needed:,} bytes", file=name, field=element
+        )
 
 
 def _kind(dataset: Dataset) -> dict[str, str]:
@@ -188,7 +243,7 @@ def _class_of(dataset: Dataset) -> UID:
 
 def _withhold(job: Job, why: str, found: list[str]) -> None:
     if job.config.burned_in == "withhold":
-        raise _RefusedError(f"{why} (--burned-in copy passes it on)")
+        raise _RefusedError(f"{why} {WITHHELD}")
     found.append(why)
 
 

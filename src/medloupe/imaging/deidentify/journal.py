@@ -30,6 +30,7 @@ class Journal:
         self.rows = self._read(out)
 
     def __enter__(self) -> Self:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         aside = self._path.with_name(f".{self._path.name}.tmp")
         with _private(aside) as stream:
             for line in (self._header, *(row.to_dict() for row in self.rows.values())):

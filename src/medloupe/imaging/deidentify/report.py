@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Literal
+from typing import Final, Literal
 
 from medloupe.config import Config
 
+WITHHELD: Final = "(--burned-in copy passes it on)"  # ends the reason of what was refused for text
 Status = Literal["written", "refused", "failed", "listed"]
 
 
@@ -81,7 +82,8 @@ class SourceRow(Config):
 
 
 class Summary(Config):
-    """The counts of a run. `faults` and `refused` are (source, reason) for the person who runs it."""
+    """The counts of a run. `failed` and `refused` are (source, reason) for the person who runs it;
+    `withheld` of the refused stay behind for text in their pixels."""
 
     statuses: dict[str, int]
     actions: dict[str, dict[str, int]]
@@ -90,6 +92,7 @@ class Summary(Config):
     failed: tuple[tuple[str, str], ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
     listed: tuple[str, ...] = ()
+    withheld: int = 0
 
 
 def summarise(rows: Iterable[SourceRow]) -> Summary:
@@ -117,4 +120,5 @@ def summarise(rows: Iterable[SourceRow]) -> Summary:
         failed=tuple(named["failed"]),
         refused=tuple(named["refused"]),
         listed=tuple(source for source, _ in named["listed"]),
+        withheld=sum(reason.endswith(WITHHELD) for _, reason in named["refused"]),
     )

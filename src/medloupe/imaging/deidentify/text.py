@@ -85,9 +85,22 @@ def finder(
         found = [finding for rule in rules for finding in rule.find(text)]
         for kind, start, end in known.find(text):
             found.append(Finding(kind=kind, start=start, end=end, rule="known"))
-        return _without_overlaps(found)
+        found = list(_without_overlaps(found))
+        return _without_overlaps([*found, *_initials(text, found)])
 
     return find
+
+
+def _initials(text: str, found: Iterable[Finding]) -> Iterator[Finding]:
+    """The initials right beside a name that was found: `Smith, H.`, `Smith HJ.`, `H. Smith`."""
+    for name in found:
+        if name.kind == "name" and text[name.start : name.end].isascii():
+            behind = _INITIALS_BEHIND.match(text, name.end)
+            before = _INITIALS_BEFORE.search(text, max(0, name.start - _BEFORE), name.start)
+            if behind:
+                yield dataclasses.replace(name, start=name.start, end=behind.end())
+            if before:
+                yield dataclasses.replace(name, start=before.start(), end=name.end)
 
 
 def mask(
@@ -142,6 +155,17 @@ def _old(match: re.Match[str]) -> bool:
 def _has_digit(match: re.Match[str]) -> bool:
     return any(letter.isdigit() for letter in match["x"])
 
+
+# Behind a name: with a dot or after a comma any, else none that is a word (`Smith A nodule`). Before
+# it: always with a dot, and not the end of `hepatitis C. Smith was seen`.
+_INITIALS_BEHIND: Final = re.compile(
+    r",? ?(?:[A-Z]\. ?-?){1,3}(?<! )|, ?[A-Z](?![\w'’.-])| [B-HJ-Z](?![\w'’.-])"
+)
+_INITIALS_BEFORE: Final = re.compile(
+    r"(?<![\w.])(?<!segment )(?<!hepatitis )(?<!type )(?<!grade )(?<!stage )(?<!vitamin )(?<!group )"
+    r"(?:[A-Z]\. ?-?){1,3}$"
+)
+_BEFORE: Final = 20  # letters before a name that initials and the word before them can take
 
 # No digit, and no decimal point or dash that belongs to a number, may stand right beside a number.
 _L: Final = r"(?<![\d.\-/])(?<!\d,)"

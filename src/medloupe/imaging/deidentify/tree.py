@@ -10,11 +10,14 @@ from __future__ import annotations
 import filecmp
 import multiprocessing
 import os
+import posixpath
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Final, TypeVar
 
 from pydicom.uid import RE_VALID_UID
@@ -35,6 +38,7 @@ from medloupe.imaging.dicom import SIGNATURE_BYTES, looks_like_dicom
 Progress = Callable[[str, int, int], None]
 _T = TypeVar("_T")
 REPORT: Final = "deidentification.jsonl"
+_TABLES: Final = tuple(suffix for suffix in SUFFIXES if suffix != ".txt")
 # Below this many files, starting workers takes longer than reading.
 _SERIAL: Final = 64
 # Folder names that say nothing of anybody; every other one may be a patient's.
@@ -153,6 +157,8 @@ class _Run:
     def others(self, sources: Sequence[_Source], journal: Journal, known: Sequence[Known]) -> None:
         """Copy or mask report files if that is wanted, and list everything else."""
         todo = [item for item in sources if not self._finished(item, journal)]
+        new = NewNames.of(row for row in journal.rows.values() if row.row.kind == "dicom")
+        tables = [item.name for item in sources if item.path.suffix.lower() in _TABLES]
         patients = frozenset(one.patient for one in known if _telling(one.patient))
         find = finder(
             known_names=[name for one in known for name in one.names],
@@ -167,11 +173,20 @@ class _Run:
                 continue
             masking, part = self.config.text == "mask", self._part(item)
             row, detail = clean_text(
-                item.path, part, find, self.key, masking=masking, patients=patients
+                item.path,
+                part,
+                find,
+                self.key,
+                masking=masking,
+                patients=patients,
+                renamed=partial(new.seen_from, item.name, part.parent.relative_to(self.out)),
             )
             if row.status == "written":
-                name = self._name(item.path.stem, patients) + item.path.suffix.lower()
-                row = self._settle(row, part, name)
+                name = self._name(item.path.stem, patients)
+                plain = name == self.key.name(item.path.stem) and not find(item.path.stem)
+                if plain and item.name in tables:
+                    name = f"table-{tables.index(item.name) + 1}"
+                row = self._settle(row, part, name + item.path.suffix.lower())
             journal.add(item.row(row, detail))
 
     def _finished(self, item: _Source, journal: Journal) -> bool:
@@ -210,6 +225,41 @@ class _Run:
             yield item
             if self.progress is not None:
                 self.progress(what, done, total)
+
+
+@dataclass(frozen=True)
+class NewNames:
+    """Where the images went, and the folders that they lie in: source name -> new path below OUT."""
+
+    files: dict[str, str]
+    folders: dict[str, str]
+    by_name: dict[str, str | None]
+
+    @classmethod
+    def of(cls, rows: Iterable[SourceRow]) -> NewNames:
+        files: dict[str, str] = {}
+        folders: dict[str, str] = {}
+        by_name: dict[str, str | None] = {}
+        for row in rows:
+            if row.row.file is None:
+                continue
+            old, new = PurePosixPath(row.source), PurePosixPath(row.row.file)
+            by_name[old.name] = None if old.name in by_name else str(new)
+            files[str(old)] = str(new)
+            folders |= {str(a): str(b) for a, b in zip(old.parents, new.parents, strict=True)}
+        return cls(files, folders, by_name)
+
+    def seen_from(self, table: str, folder: Path, cell: str, folders: bool) -> str | None:
+        """What a cell says that named an image or, with `folders`, one of these: by its path from the
+        table's folder or from the top, or by a file's name that occurs once. None for other cells."""
+        if not cell.strip("./"):
+            return None
+        paths = ChainMap(self.files, self.folders) if folders else self.files
+        said = cell.replace("\\", "/")
+        beside = posixpath.normpath(posixpath.join(posixpath.dirname(table), said))
+        if beside in paths:
+            return posixpath.relpath(paths[beside], folder.as_posix())
+        return paths.get(posixpath.normpath(said)) or self.by_name.get(said)
 
 
 def _telling(number: str) -> bool:

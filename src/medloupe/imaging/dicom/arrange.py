@@ -24,7 +24,8 @@ from medloupe.imaging.dicom.geometry import (
     orientations,
     same_places,
 )
-from medloupe.imaging.dicom.parse import anywhere
+from medloupe.imaging.dicom.parse import anywhere, text
+from medloupe.imaging.limits import choose_volume
 
 Verdict = Literal["error", "note"]
 
@@ -48,6 +49,8 @@ _CONTRASTS: Final = (
     "KVP",
     "AcquisitionNumber",
 )
+# Whose the slices are; the patient is looked at first, being the worse of the two.
+_WHOSE: Final = (("PatientID", "patients"), ("StudyInstanceUID", "studies"))
 _TIMES: Final = ("FrameAcquisitionDateTime", "AcquisitionTime", "ContentTime")
 _NAMED: Final = 4  # files that a message names before it counts the others
 
@@ -58,9 +61,11 @@ class SeriesPolicy(Config):
     A noted gap or uneven step leaves the volume without affine: it is no regular grid. Noted
     duplicates (same place, same pixels), localizers, other orientations, sizes and frames of
     reference, planes without position and unreadable files are left out; of several orientations
-    or sizes the most frequent stays.
+    or sizes the most frequent stays. `patients` (files of one series that state different Patient
+    IDs or Study Instance UIDs) all stay where noted: whoever notes them knows the ids are wrong.
     """
 
+    patients: Verdict = "error"
     gaps: Verdict = "error"
     uneven: Verdict = "note"
     duplicates: Verdict = "note"
@@ -136,7 +141,10 @@ class _Judge:
     def __call__(self, kind: str, message: str, planes: Iterable[Plane], remedy: str) -> None:
         files = tuple(str(plane).removeprefix(f"{self.name}/") for plane in planes)
         if self.policy.to_dict().get(kind) == "error":
-            remedy = f'{remedy}; SeriesPolicy({kind}="note") reads it all the same'
+            remedy = (
+                f"{remedy}, or name single files of it in the table; in Python, read_series with "
+                f'policy=SeriesPolicy({kind}="note") reads it all the same'
+            )
             raise ImageError(f"{message}: {_some(files)}", remedy=remedy, file=self.name)
         self.findings.append(Finding(kind=kind, message=message, files=files))
 
@@ -151,6 +159,7 @@ def arrange(
             nothing left. Files are named.
     """
     judge = _Judge(name, policy)
+    _judge_patients(planes, judge)
     kept = _without_localizers(planes, judge)
     kept = _with_positions(kept, judge)
     kept = _of_one_kind(kept, judge)
@@ -162,6 +171,23 @@ def arrange(
     return Arrangement(
         planes=tuple(kept), positions=positions, grid=grid, findings=tuple(judge.findings)
     )
+
+
+def _judge_patients(planes: Sequence[Plane], judge: _Judge) -> None:
+    """One series is of one patient and one study (PS3.3 A.1.2). What a file leaves out differs from
+    nothing; the values are not quoted, since messages are logged."""
+    for keyword, what in _WHOSE:
+        first: dict[str, Plane] = {}
+        for plane in planes:
+            if value := (text(plane.header, keyword) or "").strip():
+                first.setdefault(value, plane)
+        if len(first) > 1:
+            judge(
+                "patients",
+                f"the slices of one series are of {len(first)} {what} ({keyword} differs)",
+                first.values(),
+                "Two series were mixed under one Series Instance UID: keep them in two folders",
+            )
 
 
 def _without_localizers(planes: Sequence[Plane], judge: _Judge) -> list[Plane]:
@@ -260,7 +286,7 @@ def _one_repeat(
         raise ImageError(
             f"each of the {len(places)} places holds {most} images, which differ in {contrast} "
             f"({values}), and {chosen}: {_some(ordered[0], name)}",
-            remedy=f"Choose with kind='volume' and frame=0 to frame={most - 1}, in this order",
+            remedy=choose_volume(most) + ", in this order",
             file=name,
             field="frame",
         )

@@ -257,7 +257,8 @@ def _planes(
         more = f" ({len(lost) - 1} more)" if len(lost) > 1 else ""
         raise ImageError(
             f"a file of the series is {why}{more}",
-            remedy='Fetch it again; SeriesPolicy(unreadable="note") leaves it out',
+            remedy="Fetch it again, or move it away; in Python, read_series with "
+            'policy=SeriesPolicy(unreadable="note") leaves it out',
             file=str(path),
         )
     planes: list[Plane] = []
@@ -290,7 +291,8 @@ def _choose(scan: _Scan, series: str | None, name: str) -> str:
         )
     raise ImageError(
         f"the folder holds {len(found)} series: {listed}",
-        remedy="Choose one by its UID: ImageRef.series, or series= of read_image and read_series",
+        remedy="Choose one by its UID: in a table, the column series; in Python, series= of "
+        "read_image, read_series and ImageRef",
         file=name,
         field="series",
     )

@@ -89,6 +89,21 @@ class ObjectiveConfig(ComponentConfig):
         "grounding": "medloupe.train.objectives.grounding:GroundingObjectiveConfig",
     }
 
+    def check(
+        self,
+        dataset: Dataset,  # noqa: ARG002, for those that look
+        place: str,  # noqa: ARG002
+    ) -> Sequence[Conversation | Record]:
+        """The rows that the objective would take, unread: cheap, before any stage trains.
+
+        `place` is the stage's path in the run (`train.stages.ground`), for messages. An objective
+        without a check of its own gives none.
+
+        Raises:
+            TrainingError: there are no rows; says what to `--set`.
+        """
+        return ()
+
     @abc.abstractmethod
     def build(self, context: StageContext) -> Objective:
         """Read, check and encode every row, before any training.

@@ -17,6 +17,7 @@ import torch
 from pydantic import Field
 from torch.nn import functional as F
 
+from medloupe.data.dataset import Dataset
 from medloupe.errors import ConfigError, TrainingError
 from medloupe.imaging.transforms import Geometry, clip_box
 from medloupe.models.connectors.base import ALIGNMENT_OFFSET, ALIGNMENT_SLOPE, word_directions
@@ -36,6 +37,23 @@ class GroundingObjectiveConfig(ObjectiveConfig):
     focal: float = Field(default=2.0, ge=0)
     min_count: int = Field(default=10, ge=1)
 
+    def check(self, dataset: Dataset, place: str) -> Sequence[Record]:
+        records = [
+            record
+            for record in dataset.records
+            if record.split == "train" and len(record.images) == 1
+            and record.images[0].kind == "image" and (record.boxes or record.labels)
+        ]  # fmt: skip
+        if records:
+            return records
+        raise TrainingError(
+            f"no training record with one 2D image and a box or label (of {len(dataset.records):,} "
+            "records)",
+            field=place,
+            remedy="Grounding needs records.jsonl. Teach conversations in this stage, --set "
+            f"{place}.objective=language, or leave it out of the run's YAML",
+        )
+
     def build(self, context: StageContext) -> GroundingObjective:
         return GroundingObjective(self, context)
 
@@ -47,17 +65,7 @@ class GroundingObjective(Objective):
     def __init__(self, config: GroundingObjectiveConfig, context: StageContext) -> None:
         self.config, self.model, self.images = config, context.model, context.images
         self.layout = context.model.encoder.for_kind("image").layout
-        self.records = [
-            record
-            for record in context.dataset.records
-            if record.split == "train" and len(record.images) == 1
-            and record.images[0].kind == "image" and (record.boxes or record.labels)
-        ]  # fmt: skip
-        if not self.records:
-            raise TrainingError(
-                "no training record with one 2D image and a box or label",
-                remedy="Grounding needs records.jsonl; leave this stage out for data without it",
-            )
+        self.records = config.check(context.dataset, "train.stages.NAME")
         self._refuse_other_grid()
         self.box_words, self.image_words = vocabulary(self.records, config.min_count)
         self.words = (*self.box_words, *self.image_words)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from pydantic import Field
 
+from medloupe.data.dataset import Dataset
 from medloupe.errors import TrainingError
 from medloupe.models.attention import refuse_unmaskable
 from medloupe.processing import collate, pack_branches
@@ -47,6 +48,22 @@ class LanguageObjectiveConfig(ObjectiveConfig):
             if name in conversation.attributes
         )
 
+    def check(self, dataset: Dataset, place: str) -> Sequence[Conversation]:
+        rows = dataset.split("train")
+        kept = [conversation for conversation in rows if self.keeps(conversation)]
+        if kept:
+            return kept
+        wanted = ", ".join(self.tasks) or "all tasks"
+        found = ", ".join(sorted({row.task or "none" for row in rows}))
+        also = f" (languages: {', '.join(self.languages)})" if self.languages else ""
+        raise TrainingError(
+            f"no training conversation fits this stage: it wants {wanted}{also}; the data have "
+            f"{len(rows):,} for training" + (f", of the tasks {found}" if rows else ""),
+            field=place,
+            remedy=f"Choose tasks that are there: --set {place}.objective.tasks=[NAME] ([] for all), and "
+            "look at languages and ranges beside it",
+        )
+
     def build(self, context: StageContext) -> LanguageObjective:
         return LanguageObjective(self, context)
 
@@ -56,7 +73,7 @@ class LanguageObjective(Objective):
 
     def __init__(self, config: LanguageObjectiveConfig, context: StageContext) -> None:
         self.model, self.processor, self.images = context.model, context.processor, context.images
-        kept = self._kept(config, context)
+        kept = config.check(context.dataset, "train.stages.NAME")
         self.taught = {conversation.id: conversation for conversation in kept}
         self.rows = self._encoded(kept, context)
         if config.pack:
@@ -101,15 +118,6 @@ class LanguageObjective(Objective):
         return self.model.label_loss(
             batch.input_ids, batch.labels, batch.position_ids, batch.segments, tokens
         )[0]
-
-    def _kept(self, config: LanguageObjectiveConfig, context: StageContext) -> list[Conversation]:
-        kept = [c for c in context.dataset.split("train") if config.keeps(c)]
-        if not kept:
-            raise TrainingError(
-                "no training conversation fits this stage",
-                remedy="Check tasks, languages and ranges against medloupe check",
-            )
-        return kept
 
     def _encoded(self, kept: Sequence[Conversation], context: StageContext) -> list[ModelInput]:
         rows = []

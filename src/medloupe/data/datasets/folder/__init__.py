@@ -12,23 +12,33 @@ becomes an attribute. A cell may name a DICOM series by its folder.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import Field
 
 from medloupe.data.dataset import DatasetCard, Progress
 from medloupe.data.datasets.folder.cases import Case, gather, refuse_fractions
-from medloupe.data.datasets.folder.columns import ROLES
+from medloupe.data.datasets.folder.columns import ROLES, describe_columns
 from medloupe.data.datasets.folder.files import VOLUMES, ImageFiles
-from medloupe.data.datasets.folder.tables import SPLITS, Line, find_tables, read_lines
+from medloupe.data.datasets.folder.pictures import (
+    Placed,
+    refuse_boxes_outside,
+    refuse_other_files,
+)
+from medloupe.data.datasets.folder.tables import (
+    SPLITS,
+    Line,
+    find_tables,
+    read_lines,
+    spreadsheets,
+)
 from medloupe.data.datasets.folder.tasks import TASKS
 from medloupe.data.datasets.published import PublishedConfig, Reading
 from medloupe.data.source import MissingImages
 from medloupe.errors import ConfigError, DataError, did_you_mean
 from medloupe.types import Conversation, ImageRef, Language
 
-Placed = tuple[Line, tuple[ImageRef, ...]]
 _CLASS_COLUMNS = {"image": "image", "label": "label", "split": "split"}
 
 
@@ -66,11 +76,15 @@ class FolderConfig(PublishedConfig):
         title = self.title or source.resolve().name
         cases = gather(placed, dataset=title, licence=self.licence, language=self.language)
         refuse_fractions(cases)
+        refuse_other_files(placed, source)
+        refuse_boxes_outside(placed, source, progress)
         conversations = self._built(cases)
         named = {image.uri for _, images in placed for image in images}
         used = {file for uri in named for file in files.below(uri)}
         return Reading(
-            card=self._card(title, lines, files, used, conversations),
+            card=self._card(title, lines, files, used, conversations).model_copy(
+                update={"notes": _notes(source, lines)}
+            ),
             images=source,
             conversations=conversations,
             records=[case.record for case in cases],
@@ -147,6 +161,21 @@ class FolderConfig(PublishedConfig):
         )
 
 
+def _notes(source: Path, lines: Sequence[Line]) -> tuple[str, ...]:
+    """How the columns of every table were taken, and which tables were not read."""
+    headers: dict[Path, dict[str, None]] = {}
+    roles: dict[Path, Mapping[str, str]] = {}
+    for line in lines:
+        if line.file != source:  # a row of a folder of classes stands in no table
+            headers.setdefault(line.file, {}).update(dict.fromkeys(line.cells))
+            roles[line.file] = line.columns
+    notes = [describe_columns(headers[file], roles[file], file) for file in headers]
+    return (
+        *notes,
+        *(f"{name} was not read: save it as CSV UTF-8" for name in spreadsheets(source)),
+    )
+
+
 def lines_of_classes(source: Path, files: ImageFiles) -> list[Line]:
     """A row for every image in a folder per class, with one folder per split around them or not.
 
@@ -158,6 +187,13 @@ def lines_of_classes(source: Path, files: ImageFiles) -> list[Line]:
     depth = 1 if split else 0
     classes = {path[depth] for path in paths if len(path) > depth + 1}
     if len(classes) < 2 or any(len(path) < depth + 2 for path in paths):
+        unread = spreadsheets(source)
+        if unread:
+            raise DataError(
+                f"there is no table here that can be read: {', '.join(unread)} is a spreadsheet",
+                remedy="Open it and save it as CSV UTF-8 in the same folder",
+                file=str(source / unread[0]),
+            )
         raise DataError(
             f"there is no table here, and {len(paths):,} images do not lie in one folder per class",
             remedy="Add a CSV with the columns image and label (or question and answer, report, "

@@ -14,6 +14,7 @@ from medloupe.errors import DataError, did_you_mean
 from medloupe.types import AnswerType, Box, ImageRef, Language, Question, Record
 
 _DATES = ("%Y-%m-%d", "%Y%m%d", "%Y/%m/%d", "%d.%m.%Y", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S")
+_COUNTED = ("qid", "question_id", "case_id")
 _ANSWER_TYPES: Mapping[str, AnswerType] = {"open": "open", "closed": "closed"}
 
 
@@ -49,6 +50,7 @@ def gather(
     for line, images in lines:
         groups[images].append(line)
     dates = _offsets(groups.values())
+    _refuse_one_id_twice(groups.values())
     named = _names(groups)
     cases = []
     for images, group in groups.items():
@@ -80,6 +82,24 @@ def gather(
         )
     _refuse_two_splits(groups.values())
     return _with_priors(cases)
+
+
+def _refuse_one_id_twice(groups: Iterable[Sequence[Line]]) -> None:
+    """An id is of one case. Numbers of questions or views may begin anew with every case."""
+    owners: dict[str, tuple[int, Line]] = {}
+    for number, group in enumerate(groups):
+        for line in group:
+            name = line.text("id")
+            if not name or line.columns["id"].casefold().replace(" ", "_") in _COUNTED:
+                continue
+            owner, first = owners.setdefault(name, (number, line))
+            if owner != number:
+                raise line.error(
+                    f"the id {name!r} is that of line {first.number} already, with other images",
+                    "id",
+                    "Give every case an id of its own; several images of one case stand in one "
+                    "cell: a.png;b.png",
+                )
 
 
 def _names(
@@ -127,8 +147,26 @@ def _refuse_two_splits(groups: Iterable[Sequence[Line]]) -> None:
 
 
 def _labels(group: Sequence[Line]) -> tuple[str, ...]:
+    if not any(
+        "labels" in line.columns or "x1" in line.columns or "x" in line.columns for line in group
+    ):
+        _refuse_two_labels(group)
     found = [name for line in group for name in (line.text("label"), *line.several("labels"))]
     return tuple(dict.fromkeys(name for name in found if name))
+
+
+def _refuse_two_labels(group: Sequence[Line]) -> None:
+    """A column of one class per image says one thing about it."""
+    said = [line for line in group if line.has("label")]
+    for line in said[1:]:
+        if line.text("label") != said[0].text("label"):
+            raise line.error(
+                f"says {line.text('label')!r}, line {said[0].number} about the same images says "
+                f"{said[0].text('label')!r}",
+                "label",
+                "Correct one; if an image may bear several labels, call the column labels: "
+                f"--set 'columns.labels={line.columns['label']}'",
+            )
 
 
 def _questions(group: Sequence[Line], language: Language) -> tuple[Question, ...]:
@@ -177,10 +215,15 @@ def _attributes(group: Sequence[Line]) -> dict[str, str]:
 
 
 def _boxes(group: Sequence[Line]) -> tuple[Box, ...]:
-    return tuple(box for line in group if (box := _box(line)) is not None)
+    return tuple(box for line in group if (box := box_of(line)) is not None)
 
 
-def _box(line: Line) -> Box | None:
+def box_of(line: Line) -> Box | None:
+    """The box of a row, if it has one.
+
+    Raises:
+        DataError: a part of it is missing or no number, it has no area or no label.
+    """
     roles = CORNERS if "x1" in line.columns else EXTENT
     if not any(line.has(role) for role in roles):
         return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import difflib
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from medloupe.errors import ConfigError, DataError, did_you_mean
@@ -19,6 +20,7 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "frame": ("frame", "slice", "frame_number"),
     "series": ("series", "series_uid", "series_instance_uid"),
     "modality": ("modality",),
+    "sha256": ("sha256", "image_sha256"),
     "patient_id": ("patient_id", "patient", "patientid", "subject_id", "subject"),
     "study_id": ("study_id", "study", "studyid", "exam_id", "accession_number"),
     "date": ("date", "study_date", "studydate", "exam_date"),
@@ -53,6 +55,9 @@ ROLES: Mapping[str, tuple[str, ...]] = {
 }
 CORNERS = ("x1", "y1", "x2", "y2")
 EXTENT = ("x", "y", "width", "height")
+BOXES = ("box", "boxes", "bbox", "bboxes", "bounding_box", "bounding_boxes")
+# "patiant_id", "splt" and "lables" are nearer to what was meant, "folder" to "fold" is not.
+_NEAR = 0.85
 SECTIONS = ("findings", "impression", "report", "caption")
 
 
@@ -61,7 +66,8 @@ def find_columns(header: Collection[str], named: Mapping[str, str], file: Path) 
 
     Raises:
         ConfigError: an unknown role.
-        DataError: a named column that is not there, no column of images, or half of a box.
+        DataError: a named column that is not there, no column of images, half of a box, a whole box
+            in one column, or a column whose name is nearly one that is looked for.
     """
     named = {role: column for role, column in named.items() if column}
     columns = {role: _named(role, column, header, file) for role, column in named.items()}
@@ -78,7 +84,66 @@ def find_columns(header: Collection[str], named: Mapping[str, str], file: Path) 
             file=str(file),
             field="image",
         )
-    return _with_whole_boxes(columns, named, file)
+    columns = _with_whole_boxes(columns, named, file)
+    unused = [column for column in header if column and column not in columns.values()]
+    _refuse_boxes_in_one(unused, columns, file)
+    _refuse_near_misses(unused, columns, file)
+    return columns
+
+
+def describe_columns(header: Collection[str], columns: Mapping[str, str], file: Path) -> str:
+    """Which columns of a table were used and for what, and which became attributes."""
+    used = ", ".join(
+        role if column == role else f"{role} (column {column!r})"
+        for role, column in columns.items()
+    )
+    rest = [column for column in header if column and column not in columns.values()]
+    kept = f"as attributes: {', '.join(rest)}" if rest else "no other column"
+    return f"{file.name}: used as {used}; {kept}"
+
+
+def _refuse_boxes_in_one(unused: Collection[str], columns: Mapping[str, str], file: Path) -> None:
+    found = next((column for column in unused if _plain(column) in BOXES), None)
+    if found is not None and not _whole(CORNERS, columns) and not _whole(EXTENT, columns):
+        raise DataError(
+            f"the column {found!r} cannot be read: each edge of a box has a column of its own",
+            remedy=f"Write the columns {', '.join(CORNERS)} in pixels, or {', '.join(EXTENT)}",
+            file=str(file),
+            field=found,
+        )
+
+
+def _refuse_near_misses(unused: Collection[str], columns: Mapping[str, str], file: Path) -> None:
+    """A misspelt column would be an attribute that nobody looks at, and its rows without splits."""
+    known = {name for names in ROLES.values() for name in names}
+    absent = {name: role for role in _looked_for(unused, columns) for name in ROLES[role]}
+    for column in unused:
+        plain = _plain(column)
+        near = None if plain in known else _nearest(plain, absent)
+        if near is not None:
+            raise DataError(
+                f"the column {column!r} is none that is looked for; did you mean {near!r}?",
+                remedy=f"Rename it {near!r}, or name it: --set 'columns.{absent[near]}={column}'; "
+                "if it is something else, give it a name that is less like it",
+                file=str(file),
+                field=column,
+            )
+
+
+def _looked_for(unused: Collection[str], columns: Mapping[str, str]) -> Iterator[str]:
+    """Roles without a column. A "weight" is no misspelt height, unless the rest of a box is there;
+    what a row is called is of little weight, and much else ends with "id"."""
+    boxed = {"x", "y"} <= {_plain(column) for column in unused}
+    for role in ROLES:
+        if role not in columns and role != "id" and (role not in EXTENT or boxed):
+            yield role
+
+
+def _nearest(name: str, known: Collection[str]) -> str | None:
+    """The known name that `name` is a slip of: two letters changed places, or about one is wrong."""
+    swapped = [one for one in known if len(one) > 3 and sorted(one) == sorted(name)]
+    near = swapped or difflib.get_close_matches(name, known, n=1, cutoff=_NEAR)
+    return near[0] if near else None
 
 
 def _named(role: str, column: str, header: Collection[str], file: Path) -> str:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import os
+import difflib
+import unicodedata
 from collections import defaultdict
 from pathlib import Path, PurePosixPath
 
 from medloupe.data.dataset import CARD_FILE
-from medloupe.errors import DataError, did_you_mean
+from medloupe.data.source import walk
+from medloupe.errors import DataError
 
 # Content decides how a file is read; names only decide what is counted as an image.
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom"),
     *(".nii", ".nii.gz", ".nrrd", ".nhdr", ".npy"),
 )
+_NEAR = 0.75
 VOLUMES = (".nii", ".nii.gz", ".nrrd", ".nhdr")
 
 
@@ -28,38 +31,32 @@ class ImageFiles:
         self.root, self.first = root, first
         self.files: set[str] = set()
         self.folders: dict[str, list[str]] = {}
+        self._composed: dict[str, str] = {}
         self._by_tail: defaultdict[str, list[str]] = defaultdict(list)
         skipped = None if without is None else without.resolve()
-        for folder, below, names in os.walk(root, followlinks=True):
-            place = Path(folder)
-            below[:] = sorted(
-                name
-                for name in below
-                if not name.startswith(".")
-                and (place / name).resolve() != skipped
-                and not (place / name / CARD_FILE).exists()
-            )
-            self._add(place.relative_to(root).as_posix(), sorted(names))
+        for place, paths in walk(
+            root,
+            enter=lambda folder: folder.resolve() != skipped and not (folder / CARD_FILE).exists(),
+        ):
+            self._add(place.relative_to(root).as_posix(), [path.name for path in paths])
         self.images = {name for name in self.files if name.lower().endswith(SUFFIXES)}
 
     def _add(self, folder: str, names: list[str]) -> None:
-        paths = [
-            name if folder == "." else f"{folder}/{name}"
-            for name in names
-            if not name.startswith(".")
-        ]
+        paths = [name if folder == "." else f"{folder}/{name}" for name in names]
         self.files.update(paths)
+        self._composed.update((_nfc(path), path) for path in (folder, *paths))
         self.folders[folder] = paths
         for path in paths:
             name = PurePosixPath(path).name
             for tail in {name, stem_of(name)}:
-                self._by_tail[tail].append(path)
+                self._by_tail[_nfc(tail)].append(path)
 
     def find(self, cell: str) -> str | None:
         """The file or folder (of a series) that a cell names, relative to the root; else None.
 
         In turn: the path below `first` and below the root, an absolute path, the one file whose
-        path ends with the cell, with or without its extension.
+        path ends with the cell, with or without its extension. An accent may be a letter of its
+        own or part of one: systems differ in how they write file names.
 
         Raises:
             DataError: several files fit.
@@ -70,10 +67,14 @@ class ImageFiles:
         for path in (f"{self.first}/{name}", name) if self.first else (name,):
             if path in self.files or path in self.folders:
                 return path
+            if _nfc(path) in self._composed:
+                return self._composed[_nfc(path)]
+        name = _nfc(name)
         fits = [
             path
             for path in self._by_tail.get(PurePosixPath(name).name, ())
-            if path in self.images and f"/{path}".endswith((f"/{name}", *_with_suffixes(name)))
+            if path in self.images
+            and f"/{_nfc(path)}".endswith((f"/{name}", *_with_suffixes(name)))
         ]
         if self.first:
             fits = [path for path in fits if path.startswith(f"{self.first}/")] or fits
@@ -92,11 +93,19 @@ class ImageFiles:
 
     def near(self, cell: str) -> str:
         """What the user may have meant."""
-        names = {PurePosixPath(path).name: path for path in self.images}
-        near = did_you_mean(PurePosixPath(cell.replace("\\", "/")).name, names)
-        if near.startswith("did"):
-            return near
+        paths: dict[str, str] = {}
+        for path in sorted(self.images):
+            paths.setdefault(_nfc(stem_of(PurePosixPath(path).name)), path)
+        wanted = _nfc(stem_of(PurePosixPath(cell.replace("\\", "/")).name))
+        # of the name alone: that both end with ".png" makes nothing alike
+        near = difflib.get_close_matches(wanted, paths, n=1, cutoff=_NEAR)
+        if near:
+            return f"did you mean {paths[near[0]]!r}?"
         return f"{len(self.images):,} image files are here" if self.images else "no image is here"
+
+
+def _nfc(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def stem_of(name: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +15,20 @@ from typing import Any, get_args
 from medloupe.data.datasets.folder.columns import find_columns
 from medloupe.data.source import read_json_list
 from medloupe.errors import DataError, did_you_mean
+from medloupe.imaging.deidentify.tree import REPORT
 from medloupe.types import Language, Split
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
+SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
 SPLITS: Mapping[str, Split] = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
 _LANGUAGES: Mapping[str, Language] = {"english": "en", "chinese": "zh", "zh-cn": "zh", "cn": "zh"}
+# What programs write where nothing is known.
+_NOTHING = ("nan", "none", "null", "<na>")
+_SEPARATOR = re.compile(r'"?sep=(.)"?[ ,;\t]*\r?\n', re.IGNORECASE)
 _JSONL = 'Write one object a line: {"image": "a.png", "label": "mass"}'
 
 
@@ -117,12 +124,17 @@ class Line:
 
 
 def find_tables(source: Path, name: str) -> list[Path]:
-    """The tables of a folder: the one that is named, the only one, or one per split; else none.
+    """The tables of a folder: the one that is named, the only one, or one per split; else none. What
+    `medloupe deidentify` reports about a folder is no table of it.
 
     Raises:
         DataError: the named one is not there, or which one is meant cannot be told.
     """
-    here = sorted(path for path in source.iterdir() if path.suffix.lower() in SUFFIXES)
+    here = sorted(
+        path
+        for path in source.iterdir()
+        if path.suffix.lower() in SUFFIXES and path.name != REPORT and path.name[0] != "."
+    )
     names = [path.name for path in here]
     if name:
         if not (source / name).is_file():
@@ -157,7 +169,7 @@ def read_lines(path: Path, columns: Mapping[str, str], separators: str) -> list[
         raise DataError("the table has no rows", file=str(path), remedy="Add rows below its header")
     roles = find_columns(header, columns, path)
     split = SPLITS.get(path.stem.casefold())
-    return [
+    lines = [
         Line(
             file=path,
             number=number,
@@ -168,6 +180,35 @@ def read_lines(path: Path, columns: Mapping[str, str], separators: str) -> list[
         )
         for number, cells in rows
     ]
+    for line in lines:
+        _refuse_no_class(line)
+    return lines
+
+
+def spreadsheets(source: Path) -> list[str]:
+    """The names of the tables of a folder that are not read."""
+    return sorted(
+        path.name
+        for path in source.iterdir()
+        if path.suffix.lower() in SPREADSHEETS and path.name[0] not in ".~"
+    )
+
+
+def _refuse_no_class(line: Line) -> None:
+    """A class is asked about by its name: it must be one, and one that can be shown."""
+    for role in ("label", "labels"):
+        names = line.several(role) if role == "labels" else (line.text(role),)
+        for name in names:
+            if name.casefold() in _NOTHING:
+                raise line.error(
+                    f"{name!r} is no class: programs write it where nothing is known",
+                    role,
+                    "Empty the cell, or write the class in words, such as 'no finding'",
+                )
+            if any(unicodedata.category(letter) == "Cc" for letter in name):
+                raise line.error(
+                    f"the class {name!r} has a control character", role, "Correct the cell"
+                )
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -201,9 +242,10 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]
 
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Rows with the line on which they begin; quoted cells may hold line breaks."""
-    reader = csv.reader(
-        text.splitlines(keepends=True), delimiter=_delimiter(path, text), strict=True
-    )
+    told = _SEPARATOR.match(text)  # spreadsheets say so in a first line of its own
+    delimiter = told[1] if told else _delimiter(path, text)
+    text = "\n" + text[told.end() :] if told else text
+    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
     header: Sequence[str] = ()
     start = 1
     try:

@@ -1,0 +1,38 @@
+"""Every stage looked at before the first one trains: hours later is too late to hear of an empty one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from medloupe.errors import TrainingError, did_you_mean
+from medloupe.train.objectives.base import StageContext, ease_of
+from medloupe.train.stages import StageConfig
+
+
+def check_stages(
+    stages: Iterable[StageConfig], context: Callable[[StageConfig], StageContext]
+) -> None:
+    """Check that each stage has rows, and the attribute that its curriculum orders them by.
+
+    Rows are counted, not encoded: a row too long for the model is still met when its stage begins.
+
+    Raises:
+        TrainingError: naming the stage, what it wants, what the data have, and what to `--set`.
+    """
+    for stage in stages:
+        place = f"train.stages.{stage.name}"
+        rows = stage.objective.check(context(stage).dataset, place)
+        if stage.curriculum is None or not rows:
+            continue
+        attribute = stage.curriculum.attribute
+        try:
+            ease_of(([row] for row in rows), attribute)
+        except TrainingError as error:
+            known = {name for row in rows for name in row.attributes}
+            raise TrainingError(
+                error.fault.rule,
+                row=error.fault.row,
+                field=f"{place}.curriculum.attribute",
+                remedy=f"Set a numeric attribute of the rows ({did_you_mean(attribute, known)}): --set "
+                f"{place}.curriculum.attribute=NAME; or none: --set {place}.curriculum=null",
+            ) from error
