@@ -55,6 +55,16 @@ def volume(*shape: int, seed: int = 0, kind: str = "volume", **fields: object) -
     return MedicalImage(array=values, units="HU", source=source, **fields)  # type: ignore[arg-type]
 
 
+def whole_looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows whenever a whole volume is looked through for its range."""
+    looks: list[int] = []
+    plain = windows._full_range
+    monkeypatch.setattr(
+        windows, "_full_range", lambda image: (looks.append(len(image.array)), plain(image))[1]
+    )
+    return looks
+
+
 def test_every_transform_is_here() -> None:
     assert {name.partition(",")[0] for name in EVERY} == set(ViewTransform.table)
 
@@ -90,13 +100,12 @@ class TestSlices:
         transform = SMALL.model_copy(update={"window": Window.parse(data)})
         image = volume()
         alone = np.stack([transform.apply(image, index=index) for index in range(7)])
-        asked: list[int] = []
-        plain = windows._full_range
-        monkeypatch.setattr(
-            windows, "_full_range", lambda one: (asked.append(len(one.array)), plain(one))[1]
-        )
+        asked = whole_looks(monkeypatch)
         assert np.array_equal(SlicesTransform(transform=transform).apply(image), alone)
         assert len(asked) == (0 if mode == "lung" else 1)
+        if transform.window.channels is None:
+            VolumeTransform(window=transform.window).apply(image)
+            assert len(asked) == (0 if mode == "lung" else 2)
 
     def test_slices_by_mm_are_refused(self) -> None:
         with pytest.raises(ConfigError, match="by count, not by every_mm"):

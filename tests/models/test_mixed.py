@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import nibabel
@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from transformers import CLIPVisionConfig, LlamaConfig
 
-from medloupe.errors import PromptError
+from medloupe.errors import ConfigError, PromptError
 from medloupe.generate import ChatSession, GenerateConfig, Predictor
 from medloupe.imaging.composed import SlicesTransform
 from medloupe.imaging.slices import SliceSelection
@@ -29,6 +29,7 @@ from medloupe.models.encoders import EncoderConfig
 from medloupe.models.vlm import IMAGE_TOKEN, VisionLanguageModel, VLMConfig
 from medloupe.processing import ImageSource, Processor, ProcessorConfig, collate, pack_branches
 from medloupe.train.objectives.base import FrozenFeatures, StageContext
+from medloupe.train.objectives.grounding import GroundingObjectiveConfig
 from medloupe.types import Box, Conversation, ImageRef, ModelInput
 
 # fp32; a batch pads, and rows of another length sum in another order.
@@ -348,3 +349,12 @@ def test_a_model_without_the_kind_says_so(tiny: ModuleType, folder: Path) -> Non
     row = tiny.conversation("r", (volume("thin"), "Side?"), ("left",))
     with pytest.raises(PromptError, match=r"row 'r'.*is a volume; .*reads 2D images"):
         processor.encode(row, images.size_of)
+
+
+def test_grounding_needs_pictures(lab: Lab) -> None:
+    model = SimpleNamespace(encoder=lab.model.encoder.for_kind("volume"))
+    context = SimpleNamespace(model=model, images=lab.images)
+    if "image" in model.encoder.kinds:
+        return  # slices take pictures too
+    with pytest.raises(ConfigError, match="grounding looks at 2D images"):
+        GroundingObjectiveConfig().build(context)  # type: ignore[arg-type]

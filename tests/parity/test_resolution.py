@@ -18,6 +18,7 @@ from medloupe.errors import ConfigError
 from medloupe.imaging.composed import SlicesTransform
 from medloupe.imaging.tiles import LLAVA_NEXT_GRIDS, S2Grid, TiledTransform
 from medloupe.imaging.transforms import ImageTransform
+from medloupe.models.connectors.mlp import MLPConnector
 from medloupe.models.encoders import EncoderConfig
 from medloupe.models.resolution.scales import ScalesConfig, pool_tiles
 from medloupe.models.resolution.units import UnitsConfig
@@ -353,6 +354,16 @@ class TestTiles:
             for one, image in zip(tokens, images, strict=True):
                 torch.testing.assert_close(model.image_tokens([image])[0], one, **CLOSE)
 
+    def test_a_connector_that_mixes_units_is_refused_early(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def odd(_: Any, grid: ImageLayout) -> ImageLayout:
+            return ImageLayout(rows=1, columns=grid.tokens + 3)
+
+        monkeypatch.setattr(MLPConnector, "layout", odd)
+        with pytest.raises(ConfigError, match="two units of images become 35 tokens, one 19"):
+            composed(EncoderConfig.parse({"name": "tiles", "encoder": CLIP}), "mlp")
+
     def test_chunks_change_no_feature(self) -> None:
         views = torch.randn(2, 5, 3, SIDE, SIDE)
         config = {"name": "tiles", "encoder": CLIP}
@@ -371,6 +382,8 @@ class TestTiles:
             inner = {"name": "tiles", "encoder": CLIP}
             with pytest.raises(ConfigError, match="by a 2D encoder, not by 'tiles'"):
                 EncoderConfig.parse({"name": name, "encoder": inner}).build()
+            with pytest.raises(ConfigError, match="tokens of several units"):
+                EncoderConfig.parse({"name": "trimmed", "encoder": inner | {"name": name}}).build()
         with pytest.raises(ConfigError, match="'tiles' cannot take what the transform 'slices'"):
             EncoderConfig.parse({"name": "tiles", "encoder": CLIP}).fitted(SlicesTransform())
 

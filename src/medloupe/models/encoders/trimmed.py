@@ -12,6 +12,7 @@ from typing import Self
 import torch
 from pydantic import Field
 
+from medloupe.errors import ConfigError
 from medloupe.imaging.views import ViewTransform
 from medloupe.models.encoders.base import Encoder, EncoderConfig
 from medloupe.types import ImageLayout, Views
@@ -39,6 +40,12 @@ class TrimmedEncoder(Encoder):
     def __init__(self, config: TrimmedConfig) -> None:
         super().__init__()
         self.encoder, self.first = config.encoder.build(), config.first
+        if self.encoder.cuts:
+            raise ConfigError(
+                f"{config.encoder.name!r} has tokens of several units, which begin anew with each",
+                field="model.encoder.encoder",
+                remedy="Put the trimmed encoder inside it",
+            )
         self.kinds, self.channels = self.encoder.kinds, self.encoder.channels
         self.layout = self._trimmed(self.encoder.layout)
 

@@ -64,6 +64,12 @@ class GroundingObjective(Objective):
 
     def __init__(self, config: GroundingObjectiveConfig, context: StageContext) -> None:
         self.config, self.model, self.images = config, context.model, context.images
+        if "image" not in context.model.encoder.kinds:
+            raise ConfigError(
+                "grounding looks at 2D images, and this model's encoder reads volumes",
+                field="model.encoder",
+                remedy="Leave this stage out, or use the encoder by_kind or slices",
+            )
         self.layout = context.model.encoder.for_kind("image").layout
         self.records = config.check(context.dataset, "train.stages.NAME")
         self._refuse_other_grid()
