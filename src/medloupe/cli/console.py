@@ -189,7 +189,7 @@ def quiet_libraries() -> None:
     """Their bars and notices would drown ours; what matters comes back as an error."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    for name in ("pydicom", "nibabel.global"):
+    for name in ("pydicom", "nibabel.global", "bitsandbytes"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for module in ("pydicom", "nilearn", "nibabel", "transformers", "peft"):
         warnings.filterwarnings("ignore", module=module)
