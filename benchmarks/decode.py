@@ -153,7 +153,7 @@ def epochs(
             batch[index] = TRANSFORM.apply(plain_image(Path(ref.uri)))
 
     def epoch(store: DecodedStore) -> None:
-        ImageSource(folder, TRANSFORM, keep=0, store=store).views(refs)
+        ImageSource(folder, TRANSFORM, keep_bytes=0, store=store).inputs(refs)
 
     def values() -> None:
         """Every decoded value copied out of the map, as a collator would."""
