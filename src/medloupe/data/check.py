@@ -5,11 +5,7 @@ Images are read in worker processes; faults come in the order of the files, what
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,10 +24,9 @@ from medloupe.data.dataset import (
 from medloupe.errors import Fault, ImageError, MedLoupeError
 from medloupe.imaging.hounsfield import looks_rescaled_twice
 from medloupe.imaging.read import WITHOUT_MODALITY, read_ref, sha256_path
+from medloupe.imaging.workers import counted, in_workers
 from medloupe.types import Conversation, ImageRef, Record
 
-# Below this many images, starting workers takes longer than reading.
-_SERIAL = 64
 # Annotation tools round: an edge may stand this far (pixels) outside its image.
 _SLACK = 1e-3
 
@@ -112,29 +107,13 @@ def _look_at(
     refs: Sequence[ImageRef], root: Path, workers: int | None, progress: Progress | None
 ) -> Iterator[_Seen]:
     """Read every image, in order."""
-    workers = workers or min(os.cpu_count() or 1, 8)
-    jobs = [(ref, root) for ref in refs]
-    if workers == 1 or len(jobs) <= _SERIAL:
-        yield from _counted(map(_look, jobs), len(jobs), progress)
-        return
-    # Spawned, not forked: a fork of a process in which torch runs threads can hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        try:
-            yield from _counted(pool.map(_look, jobs, chunksize=16), len(jobs), progress)
-        except BrokenProcessPool as error:
-            raise ImageError(
-                "a worker process died while reading images",
-                remedy="Run with workers=1 to see which image it is, or free memory",
-                file=str(root),
-            ) from error
-
-
-def _counted(found: Iterable[_Seen], total: int, progress: Progress | None) -> Iterator[_Seen]:
-    for done, item in enumerate(found, start=1):
-        if progress is not None:
-            progress("images", done, total)
-        yield item
+    died = ImageError(
+        "a worker process died while reading images",
+        remedy="Run with workers=1 to see which image it is, or free memory",
+        file=str(root),
+    )
+    seen = in_workers(_look, [(ref, root) for ref in refs], workers, died=died)
+    return counted(seen, "images", len(refs), progress)
 
 
 def _look(job: tuple[ImageRef, Path]) -> _Seen:

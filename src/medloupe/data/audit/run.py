@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,10 +25,9 @@ from medloupe.data.audit.text import (
 from medloupe.data.dataset import Dataset, Progress, read_card, read_rows
 from medloupe.data.rows import Row, all_rows
 from medloupe.errors import DataError, ImageError
+from medloupe.imaging.workers import counted, in_workers
 from medloupe.types import ImageRef, Split
 
-# Below this many images, starting workers takes longer than reading.
-_SERIAL = 64
 _SHOWN = 60  # characters of a text in a finding
 
 
@@ -383,26 +378,13 @@ class _Audit:
 
     def _look(self) -> list[Look]:
         jobs = [(ref, self.sets[n].root, self.config.images) for n, ref in self.images]
-        workers = self.workers or min(os.cpu_count() or 1, 8)
-        plain = self.config.images == "hash" and all(ref.sha256 for ref, _, _ in jobs)
-        if workers == 1 or plain or len(jobs) <= _SERIAL:
-            return list(self._counted(map(look_at, jobs), len(jobs)))
-        # Spawned, not forked: a fork of a process in which torch runs threads can hang.
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            try:
-                return list(self._counted(pool.map(look_at, jobs, chunksize=16), len(jobs)))
-            except BrokenProcessPool as error:
-                raise ImageError(
-                    "a worker process died while looking at images",
-                    remedy="Run with workers=1 to see which image it is, or free memory",
-                ) from error
-
-    def _counted(self, looks: Iterable[Look], total: int) -> Iterator[Look]:
-        for done, look in enumerate(looks, start=1):
-            if self.progress is not None:
-                self.progress("images", done, total)
-            yield look
+        nothing_read = self.config.images == "hash" and all(ref.sha256 for ref, _, _ in jobs)
+        died = ImageError(
+            "a worker process died while looking at images",
+            remedy="Run with workers=1 to see which image it is, or free memory",
+        )
+        looks = in_workers(look_at, jobs, 1 if nothing_read else self.workers, died=died)
+        return list(counted(looks, "images", len(jobs), self.progress))
 
 
 def _plain_id(name: str) -> str:

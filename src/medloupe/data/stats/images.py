@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +13,9 @@ from medloupe.data.rows import all_rows
 from medloupe.errors import ImageError, MedLoupeError
 from medloupe.imaging.files import folder_files
 from medloupe.imaging.read import read_ref
+from medloupe.imaging.workers import counted, in_workers
 from medloupe.types import ImageRef
 
-# Below this many images, starting workers takes longer than reading.
-_SERIAL = 64
 _POINTS = 2000
 
 
@@ -61,9 +56,12 @@ def image_facts(
     """
     rows = all_rows(dataset.conversations, dataset.records)
     refs = list(dict.fromkeys(ref for row in rows for ref in row.images))
-    facts = list(
-        _counted(_read([(ref, dataset.root) for ref in refs], workers), len(refs), progress)
+    died = ImageError(
+        "a worker process died while reading images",
+        remedy="Run with workers=1 to see which image it is, or free memory",
     )
+    found = in_workers(_fact, [(ref, dataset.root) for ref in refs], workers, died=died)
+    facts = list(counted(found, "images", len(refs), progress))
     sizes = [fact.size for fact in facts if fact.size is not None]
     spacings = Counter(
         " x ".join(f"{value:.3g}" for value in fact.spacing) if fact.spacing else "unknown"
@@ -102,30 +100,6 @@ def _range(values: Sequence[int]) -> tuple[int, int, int]:
 def _size_text(size: tuple[int, int, int]) -> str:
     width, height, depth = size
     return f"{width} x {height}" + (f" x {depth}" if depth > 1 else "")
-
-
-def _read(jobs: Sequence[tuple[ImageRef, Path]], workers: int | None) -> Iterator[_Fact]:
-    workers = workers or min(os.cpu_count() or 1, 8)
-    if workers == 1 or len(jobs) <= _SERIAL:
-        yield from map(_fact, jobs)
-        return
-    # Spawned, not forked: a fork of a process in which torch runs threads can hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        try:
-            yield from pool.map(_fact, jobs, chunksize=16)
-        except BrokenProcessPool as error:
-            raise ImageError(
-                "a worker process died while reading images",
-                remedy="Run with workers=1 to see which image it is, or free memory",
-            ) from error
-
-
-def _counted(facts: Iterable[_Fact], total: int, progress: Progress | None) -> Iterator[_Fact]:
-    for done, fact in enumerate(facts, start=1):
-        if progress is not None:
-            progress("images", done, total)
-        yield fact
 
 
 def _fact(job: tuple[ImageRef, Path]) -> _Fact:

@@ -8,13 +8,10 @@ patients' names.
 from __future__ import annotations
 
 import filecmp
-import multiprocessing
 import os
 import posixpath
 from collections import ChainMap
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -26,7 +23,7 @@ from medloupe import __version__
 from medloupe.errors import ConfigError, DataError, ImageError
 from medloupe.imaging.deidentify.dataset import Known
 from medloupe.imaging.deidentify.documents import SUFFIXES
-from medloupe.imaging.deidentify.files import Job, Made, clean_dicom, clean_text, known_at
+from medloupe.imaging.deidentify.files import Job, clean_dicom, clean_text, known_at
 from medloupe.imaging.deidentify.journal import Journal
 from medloupe.imaging.deidentify.key import PseudonymKey
 from medloupe.imaging.deidentify.ocr import reader
@@ -34,13 +31,11 @@ from medloupe.imaging.deidentify.profile import EDITION, DeidentifyConfig, table
 from medloupe.imaging.deidentify.report import FileRow, SourceRow, Summary, summarise
 from medloupe.imaging.deidentify.text import finder
 from medloupe.imaging.dicom import SIGNATURE_BYTES, looks_like_dicom
+from medloupe.imaging.workers import Progress, in_workers
 
-Progress = Callable[[str, int, int], None]
 _T = TypeVar("_T")
 REPORT: Final = "deidentification.jsonl"
 _TABLES: Final = tuple(suffix for suffix in SUFFIXES if suffix != ".txt")
-# Below this many files, starting workers takes longer than reading.
-_SERIAL: Final = 64
 # Folder names that say nothing of anybody; every other one may be a patient's.
 _PLAIN_NAMES: Final = frozenset(
     (
@@ -144,7 +139,12 @@ class _Run:
             Job(path=item.path, part=self._part(item), key=self.key, config=self.config)
             for item in todo
         ]
-        made = self._counted(_spread(jobs, workers), len(jobs), "DICOM files")
+        died = ImageError(
+            "a worker process died; what is finished is kept",
+            remedy="Run again with one worker, or free memory",
+        )
+        results = in_workers(clean_dicom, jobs, workers, died=died, chunksize=8)
+        made = self._counted(results, len(jobs), "DICOM files")
         for item, job, result in zip(todo, jobs, made, strict=True):
             row = result.row
             if result.name is not None:
@@ -321,24 +321,6 @@ def _is_dicom(path: Path) -> bool:
             return looks_like_dicom(stream.read(SIGNATURE_BYTES))
     except OSError:
         return True
-
-
-def _spread(jobs: Sequence[Job], workers: int | None) -> Iterator[Made]:
-    """The results in the order of the jobs."""
-    workers = workers or min(os.cpu_count() or 1, 8)
-    if workers == 1 or len(jobs) <= _SERIAL:
-        yield from map(clean_dicom, jobs)
-        return
-    # Spawned, not forked: a fork of a process in which torch runs threads can hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        try:
-            yield from pool.map(clean_dicom, jobs, chunksize=8)
-        except BrokenProcessPool as error:
-            raise ImageError(
-                "a worker process died; what is finished is kept",
-                remedy="Run again with one worker, or free memory",
-            ) from error
 
 
 def _write_report(out: Path, rows: Iterable[SourceRow]) -> None:

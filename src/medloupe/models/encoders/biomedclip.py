@@ -22,10 +22,8 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-import torch
-
 from medloupe.errors import CheckpointError
-from medloupe.models.encoders.base import Encoder, PlaneEncoderConfig
+from medloupe.models.encoders.base import PlaneEncoderConfig
 from medloupe.models.encoders.checkpoints import (
     checkpoint_file,
     depth_of,
@@ -38,11 +36,11 @@ from medloupe.models.encoders.tower import DType, in_dtype
 from medloupe.models.encoders.vit import (
     Names,
     PlanePatches,
+    TrunkEncoder,
     VisionTransformer,
     ViTSize,
     load_published,
 )
-from medloupe.types import Views
 
 NAMES = Names(
     prefix="visual.trunk.",
@@ -95,7 +93,7 @@ class BiomedCLIPEncoderConfig(PlaneEncoderConfig):
         return BiomedCLIPEncoder(self.resolved())
 
 
-class BiomedCLIPEncoder(Encoder):
+class BiomedCLIPEncoder(TrunkEncoder):
     """The trunk cut after the layer that is read."""
 
     def __init__(self, config: BiomedCLIPEncoderConfig) -> None:
@@ -115,11 +113,6 @@ class BiomedCLIPEncoder(Encoder):
             norm=config.post_norm,
         )
         in_dtype(self, config.dtype)
-
-    def forward(self, views: Views) -> torch.Tensor:
-        assert isinstance(views, torch.Tensor)
-        tokens: torch.Tensor = self.trunk(views.to(self.trunk.positions.dtype), self.patch_grid)
-        return tokens if self.keep_class else tokens[:, 1:]
 
     def load_pretrained(self) -> None:
         """Load the trunk from `source`; layers above the one that is read are left out."""

@@ -20,7 +20,9 @@ from torch.nn import functional as F
 
 from medloupe.config import Config
 from medloupe.errors import CheckpointError
+from medloupe.models.encoders.base import Encoder
 from medloupe.models.encoders.checkpoints import account, fill
+from medloupe.types import Views
 
 
 class ViTSize(Config):
@@ -138,6 +140,19 @@ class VisionTransformer(nn.Module):
         for block in self.blocks:
             tokens_NTC = block(tokens_NTC)
         return tokens_NTC if self.norm is None else cast(torch.Tensor, self.norm(tokens_NTC))
+
+
+class TrunkEncoder(Encoder):
+    """An encoder that is such a transformer. `keep_class`: no token is dropped from what it gives."""
+
+    trunk: VisionTransformer
+    patch_grid: tuple[int, ...]
+    keep_class: bool
+
+    def forward(self, views: Views) -> torch.Tensor:
+        assert isinstance(views, torch.Tensor)
+        tokens: torch.Tensor = self.trunk(views.to(self.trunk.positions.dtype), self.patch_grid)
+        return tokens if self.keep_class else tokens[:, 1:]
 
 
 def stretched(

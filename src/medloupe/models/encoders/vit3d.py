@@ -22,13 +22,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
-
 from medloupe.errors import ConfigError
 from medloupe.imaging.composed import VolumeTransform
 from medloupe.imaging.transforms import ImageTransform
 from medloupe.imaging.views import ViewTransform
-from medloupe.models.encoders.base import Encoder, EncoderConfig
+from medloupe.models.encoders.base import EncoderConfig
 from medloupe.models.encoders.checkpoints import (
     checkpoint_file,
     depth_of,
@@ -38,12 +36,13 @@ from medloupe.models.encoders.checkpoints import (
 from medloupe.models.encoders.tower import DType, in_dtype
 from medloupe.models.encoders.vit import (
     Names,
+    TrunkEncoder,
     VisionTransformer,
     ViTSize,
     VolumePatches,
     load_published,
 )
-from medloupe.types import ImageLayout, Views
+from medloupe.types import ImageLayout
 
 NAMES = Names(
     prefix="vision_encoder.",
@@ -153,7 +152,7 @@ class ViT3DConfig(VolumeEncoderConfig):
         return ViT3DEncoder(self)
 
 
-class M3DCLIPEncoder(Encoder):
+class M3DCLIPEncoder(TrunkEncoder):
     """The vision tower cut after the layer that is read."""
 
     kinds = frozenset({"volume"})
@@ -177,11 +176,6 @@ class M3DCLIPEncoder(Encoder):
         )
         in_dtype(self, config.dtype)
 
-    def forward(self, views: Views) -> torch.Tensor:
-        assert isinstance(views, torch.Tensor)
-        tokens: torch.Tensor = self.trunk(views.to(self.trunk.positions.dtype), self.patch_grid)
-        return tokens if self.keep_class else tokens[:, 1:]
-
     def load_pretrained(self) -> None:
         """Load the tower from `source`; layers above the one that is read are left out."""
         source = source_of(self.config.source, self.config.name)
@@ -199,7 +193,7 @@ class M3DCLIPEncoder(Encoder):
         )
 
 
-class ViT3DEncoder(Encoder):
+class ViT3DEncoder(TrunkEncoder):
     """A 3D ViT without a class token."""
 
     kinds = frozenset({"volume"})
@@ -207,16 +201,12 @@ class ViT3DEncoder(Encoder):
     def __init__(self, config: ViT3DConfig) -> None:
         super().__init__()
         self.channels = config.size.width
-        grid = config.grid_of(config.shape)
-        self.layout = volume_layout(grid)
+        self.patch_grid = config.grid_of(config.shape)
+        self.keep_class = True  # there is none: every token is a patch
+        self.layout = volume_layout(self.patch_grid)
         self.trunk = VisionTransformer(
-            config.size, VolumePatches(config.patch, config.size.width), grid
+            config.size, VolumePatches(config.patch, config.size.width), self.patch_grid
         )
-
-    def forward(self, views: Views) -> torch.Tensor:
-        assert isinstance(views, torch.Tensor)
-        tokens: torch.Tensor = self.trunk(views.to(self.trunk.positions.dtype), self.trunk.grid)
-        return tokens
 
     def load_pretrained(self) -> None:
         """Nothing is published: training starts from random weights."""
