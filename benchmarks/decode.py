@@ -8,8 +8,9 @@ it). Before anything is timed all ways must agree in every value. Rounds alterna
 the median counts, and ratios are what to compare: times are those of a machine that others may use.
 
 - `read`: values in memory, nothing kept. Ours hashes nothing here and checks Hounsfield units.
-- `first epoch`: model input [3, 224, 224] of every image, in one process: read, transformed, and for
-  MedLoupe hashed and written to an empty `DecodedStore`. The plain way transforms by the same code.
+- `first epoch`: model input [3, 224, 224] of every image: read, transformed, and for MedLoupe hashed
+  and written to an empty `DecodedStore`, in one process or, as `medloupe train` does it, by
+  `DecodedStore.fill` in several, whose start counts. The plain way transforms by the same code.
 - `cached epoch`: the same from the full store. Plain ways have no cache: what they are compared by is
   `read`, which does less. `all values` copies every decoded value instead.
 - `conversion`: from a folder and a CSV to rows and images that can be trained on. Plain: read, window,
@@ -60,8 +61,8 @@ PLAIN_WINDOW = {"units": "stored", "window": (40.0, 400.0)}
 def main() -> None:
     """Make the files, compare the values, measure and print."""
     wanted = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    wanted.add_argument("--slices", type=int, default=40)
-    wanted.add_argument("--volumes", type=int, default=2, help="of each of the two kinds")
+    wanted.add_argument("--slices", type=int, default=400)
+    wanted.add_argument("--volumes", type=int, default=20, help="of each of the two kinds")
     wanted.add_argument("--rounds", type=int, default=5)
     wanted.add_argument("--workers", type=int, default=2)
     wanted.add_argument("--only", choices=("dicom", "nifti", "conversion"), default=None)
@@ -160,9 +161,13 @@ def epochs(
         for ref in refs:
             full.image(ref, folder).array.copy()
 
+    def fill() -> None:
+        DecodedStore(fresh(folder / "empty")).fill(refs, folder, TRANSFORM, workers=args.workers)
+
     ways: dict[str, Way] = {
         "plain": plain_epoch,
         "MedLoupe": lambda: epoch(DecodedStore(fresh(folder / "empty"))),
+        f"MedLoupe, {args.workers} processes and their start": fill,
     }
     measure(f"first epoch: {title}", ways, args.rounds)
     plain = {f"read, {name}": way for name, way in read.items() if name != "MedLoupe"}

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pickle
+import time
 from pathlib import Path
 
 import nibabel
@@ -22,6 +23,7 @@ from medloupe.imaging import store as store_module
 from medloupe.imaging.read import read_ref, sha256_file, sha256_path
 from medloupe.imaging.store import DecodedStore
 from medloupe.imaging.transforms import ImageTransform, Window
+from medloupe.imaging.workers import SERIAL
 from medloupe.types import ImageRef, MedicalImage, VoiTable
 
 SMALL = ImageTransform(size=32)
@@ -379,14 +381,28 @@ def test_a_store_is_sent_to_workers(tmp_path):
 
 
 def test_processes_fill_a_store(tmp_path):
-    refs = [picture(tmp_path, seed, f"{seed}.png") for seed in range(8)]
-    store = DecodedStore(tmp_path / "s")
-    store.fill([*refs, refs[0]], tmp_path, SMALL, workers=2)
+    refs = [picture(tmp_path, seed, f"{seed}.png") for seed in range(SERIAL + 2)]
+    store, seen = DecodedStore(tmp_path / "s"), []
+    time.sleep(2.1)  # hashes of files that young are not remembered
+
+    def progress(what, done, total):
+        seen.append((done, total))
+
+    store.fill([*refs, refs[0]], tmp_path, SMALL, workers=2, progress=progress)
+    assert seen == [(done, len(refs)) for done in range(1, len(refs) + 1)]
     used = store.blobs.bytes_used()
     for ref in refs:
         plain = SMALL.display(read_ref(ref, tmp_path))
         assert np.array_equal(store.view(ref, tmp_path, SMALL).display, plain)
-    assert store.blobs.bytes_used() - used < 5000  # no view was made again
+    assert store.blobs.bytes_used() == used  # no view was made again
+    seen.clear()
+    (tmp_path / "5.png").write_bytes((tmp_path / "6.png").read_bytes())
+    other = picture(tmp_path, 99, "99.png")
+    store.fill([*refs, other], tmp_path, SMALL, workers=2, progress=progress)
+    assert seen == [(1, 2), (2, 2)]  # the changed one and the new one
+    assert np.array_equal(
+        store.view(refs[5], tmp_path, SMALL).display, SMALL.display(read_ref(refs[6], tmp_path))
+    )
     (tmp_path / "5.png").write_bytes(b"no image")
     with pytest.raises(ImageError) as caught:
         store.fill(refs, tmp_path, SMALL, workers=2)

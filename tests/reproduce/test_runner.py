@@ -79,6 +79,33 @@ def test_a_killed_grid_goes_on_where_it_stopped(tiny_grid: Grid, whole: Path, br
     assert once_more.steps == 0
 
 
+def test_runs_side_by_side_are_the_same_runs(
+    tiny_grid: Grid, begun: Path, whole: Path, tmp_path: Path
+) -> None:
+    """Row two begins with row one, so it waits for it."""
+    out, told = shutil.copytree(begun, tmp_path / "beside"), list[str]()
+    Reproduction(
+        tiny_grid, out, seeds=(0, 1), progress=lambda *_: None, tell=told.append, processes=2
+    ).run()
+    assert [line.partition(" (about")[0] for line in told[:2]] == [
+        "[1/4] one, seed 0",
+        "[3/4] one, seed 1",
+    ]
+    entries = Ledger(out / "ledger.jsonl").entries()
+    assert len({(entry.label, entry.seed) for entry in entries}) == len(entries) == 4
+    for label in ("one", "two"):
+        key = tiny_grid.key(label, 0)
+        logs = [read_log(folder / "runs" / key / "eval.jsonl") for folder in (whole, out)]
+        # one thread here, all of them there: equal up to the last bits
+        assert [row.id for row in logs[0].rows] == [row.id for row in logs[1].rows]
+        losses = [
+            [row["loss"] for row in read_training(folder / "runs" / key / "train.jsonl")
+             if row["event"] == "step"]
+            for folder in (whole, out)
+        ]  # fmt: skip
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
 def test_the_results_say_what_was_found_and_where(tiny_grid: Grid, whole: Path) -> None:
     page = (whole / "tiny" / "results.md").read_text()
     assert "answers Table 0" in page

@@ -25,6 +25,10 @@ def reproduce(
     out: Annotated[
         Path, typer.Option("--out", help="The folder of all grids; they share runs.")
     ] = Path("runs/reproduce"),
+    processes: Annotated[
+        int,
+        typer.Option("--processes", min=1, help="Runs at a time; they share the cores."),
+    ] = 1,
     list_: Annotated[bool, typer.Option("--list", help="List the grids and stop.")] = False,
 ) -> None:
     """Run a grid of ablations on starter data and set it beside the paper's table.
@@ -33,7 +37,7 @@ def reproduce(
 
     [dim]medloupe reproduce --list[/]
     [dim]medloupe reproduce stages --seeds 1[/]
-    [dim]medloupe reproduce all --out runs/reproduce[/]
+    [dim]medloupe reproduce all --processes 2 --out runs/reproduce[/]
     """
     console.quiet_libraries()
     if list_:
@@ -44,10 +48,10 @@ def reproduce(
     from medloupe.reproduce.grids import GRIDS
 
     for name in GRIDS if grid == ALL else (grid,):
-        _reproduce(name, seeds, out)
+        _reproduce(name, seeds, out, processes)
 
 
-def _reproduce(name: str, seeds: int, out: Path) -> None:
+def _reproduce(name: str, seeds: int, out: Path, processes: int) -> None:
     from medloupe.reproduce import Reproduction, grids
     from medloupe.reproduce.page import summary
     from medloupe.reproduce.runner import RESULTS_FILE
@@ -57,7 +61,14 @@ def _reproduce(name: str, seeds: int, out: Path) -> None:
 
     with console.Bars() as bars:
         asked = grids.grid(name)
-        found = Reproduction(asked, out, seeds=tuple(range(seeds)), progress=bars, tell=tell).run()
+        found = Reproduction(
+            asked,
+            out,
+            seeds=tuple(range(seeds)),
+            progress=bars,
+            tell=tell,
+            processes=processes,
+        ).run()
     console.out.print(_table(found))
     console.out.print(_answers(found))
     console.out.print(summary(found))

@@ -24,9 +24,7 @@ import re
 import stat
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -38,6 +36,7 @@ from medloupe.imaging.blobs import Blob, BlobLog
 from medloupe.imaging.files import folder_files, sha256_file, sha256_folder, unreadable
 from medloupe.imaging.read import NPY, NRRD, check_sha256, read_ref
 from medloupe.imaging.views import Arrays, ViewTransform, is_plane
+from medloupe.imaging.workers import SERIAL, SERIAL_VOLUMES, Progress, counted, in_workers
 from medloupe.types import ImageRef, MedicalImage, VoiTable
 
 # Everything whose version may change a decoded value.
@@ -55,7 +54,6 @@ _LIBRARIES: Final = (
     "SimpleITK",
 )
 _RACY_NS: Final = 2 * 10**9  # the coarsest file time stamps in use (FAT) tick every two seconds
-_PARTS: Final = 64  # of the work of `fill`, so that no process waits long for the last one
 _START: Final = 2**14  # bytes in which the header of an NRRD file names its voxels' file
 _NRRD_FILE: Final = re.compile(rb"^data ?file: *([^\r\n]+)", re.IGNORECASE | re.MULTILINE)
 
@@ -108,17 +106,16 @@ class DecodedStore:
         Raises:
             ImageError: as `read_ref` and the transform; or the file changed while it was read.
         """
-        made_by = f"{type(transform).__module__}:{type(transform).__qualname__}"
         content = self._content(ref, root)
-        key = _key("view", content.sha256, _part(ref), made_by, transform.to_json())
-        blob = self._get(key, content)
-        if blob is not None:
-            return View(display=_nested(blob.meta["tree"], blob), size=tuple(blob.meta["size"]))
+        found = self._get_view(ref, content, transform)
+        if found is not None:
+            return found
         whole = self._get(_image_key(ref, content), content)
         image = self._decode(ref, root, content) if whole is None else _image(whole, ref)
         view = View.of(image, transform)
         whole_view = b"".join(leaf.tobytes() for leaf in view.leaves)
         tree, _ = _tree(view.display, 0)
+        key = _view_key(ref, content, transform)
         self.blobs.put(key, {"size": view.size, "tree": tree}, memoryview(whole_view))
         return view
 
@@ -140,19 +137,47 @@ class DecodedStore:
         return dataclasses.replace(image, array=array)
 
     def fill(
-        self, refs: Iterable[ImageRef], root: Path, transform: ViewTransform, *, workers: int
+        self,
+        refs: Iterable[ImageRef],
+        root: Path,
+        transform: ViewTransform,
+        *,
+        workers: int | None = None,
+        progress: Progress | None = None,
     ) -> None:
-        """Make the views of all references in `workers` processes, so that an epoch finds them.
+        """Make the views that are not here yet in `workers` processes (default: one per core, at most 8),
+        so that an epoch finds them all.
 
         Raises:
-            ImageError: as `view`; views that were made by then are kept.
+            ImageError: as `view`, or a worker died; views that were made by then are kept.
         """
-        wanted = list({ref.to_json(): ref for ref in refs}.values())
-        parts = [wanted[start::_PARTS] for start in range(min(_PARTS, len(wanted)))]
-        make = partial(_make_views, self, root, transform)
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-            for _ in pool.map(make, parts):
-                pass
+        distinct = {ref.to_json(): ref for ref in refs}.values()
+        wanted = [ref for ref in distinct if not self._holds(ref, root, transform)]
+        died = ImageError(
+            "a worker process died while reading images",
+            remedy="Run with one worker to see which image it is, or free memory",
+            file=str(root),
+        )
+        work = partial(_make_view, self, root, transform)
+        has_volumes = any(ref.kind == "volume" for ref in wanted)
+        few, chunk = (SERIAL_VOLUMES, 1) if has_volumes else (SERIAL, 16)
+        made = in_workers(work, wanted, workers, died=died, serial=few, chunksize=chunk)
+        for _ in counted(made, "read images", len(wanted), progress):
+            pass
+
+    def _holds(self, ref: ImageRef, root: Path, transform: ViewTransform) -> bool:
+        """Whether the view is here, as far as that is known without reading a file."""
+        first = _File.of(root / ref.uri)
+        files = map(_File.of, folder_files(first.path)) if first.folder else [first]
+        if any(self._known(file) is None for file in files):
+            return False
+        return self._get_view(ref, self._content(ref, root), transform) is not None
+
+    def _get_view(self, ref: ImageRef, content: _Content, transform: ViewTransform) -> View | None:
+        blob = self._get(_view_key(ref, content, transform), content)
+        if blob is None:
+            return None
+        return View(display=_nested(blob.meta["tree"], blob), size=tuple(blob.meta["size"]))
 
     def _get(self, key: bytes, content: _Content) -> Blob | None:
         """A blob of this content; a hash that was only claimed is compared before it is used."""
@@ -228,11 +253,8 @@ class DecodedStore:
             self.blobs.put(file.key, {"sha256": digest, "others": others}, memoryview(b""))
 
 
-def _make_views(
-    store: DecodedStore, root: Path, transform: ViewTransform, refs: Sequence[ImageRef]
-) -> None:
-    for ref in refs:
-        store.view(ref, root, transform)
+def _make_view(store: DecodedStore, root: Path, transform: ViewTransform, ref: ImageRef) -> None:
+    store.view(ref, root, transform)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -309,6 +331,11 @@ def _key(*parts: str) -> bytes:
 
 def _image_key(ref: ImageRef, content: _Content) -> bytes:
     return _key("image", content.sha256, _part(ref))
+
+
+def _view_key(ref: ImageRef, content: _Content, transform: ViewTransform) -> bytes:
+    made_by = f"{type(transform).__module__}:{type(transform).__qualname__}"
+    return _key("view", content.sha256, _part(ref), made_by, transform.to_json())
 
 
 def _part(ref: ImageRef) -> str:

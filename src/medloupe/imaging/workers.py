@@ -15,8 +15,9 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 Progress = Callable[[str, int, int], None]
 
-# Below this many files, starting workers takes longer than reading.
+# Up to this many files, or volumes, starting workers takes longer than reading.
 SERIAL: Final = 64
+SERIAL_VOLUMES: Final = 4
 
 
 def in_workers(
@@ -25,17 +26,18 @@ def in_workers(
     workers: int | None,
     *,
     died: ImageError,
+    serial: int = SERIAL,
     chunksize: int = 16,
 ) -> Iterator[Result]:
     """`work` of every job, in `workers` processes (default: one per core, at most 8).
 
-    Few jobs, or one worker, run in this process.
+    At most `serial` jobs, or one worker, run in this process.
 
     Raises:
         ImageError: `died`; a worker process ended, e.g. because it ran out of memory.
     """
     workers = workers or min(os.cpu_count() or 1, 8)
-    if workers == 1 or len(jobs) <= SERIAL:
+    if workers == 1 or len(jobs) <= serial:
         yield from map(work, jobs)
         return
     # Spawned, not forked: a fork of a process in which torch runs threads can hang.

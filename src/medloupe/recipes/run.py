@@ -113,6 +113,14 @@ def train(
             features=features,
         )
 
+    if images.store is not None:
+        refs = (
+            image
+            for stage in config.train.stages
+            for row in stage.objective.check(sources.of(stage), f"train.stages.{stage.name}")
+            for image in row.images
+        )
+        images.store.fill(refs, data, images.transform, workers=workers, progress=progress)
     Trainer(model, config.train, out, context, progress=progress).fit(resume=resume)
     return save_model(out / MODEL_FOLDER, model, processor, config, manifest)
 

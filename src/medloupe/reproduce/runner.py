@@ -14,16 +14,20 @@ from its last checkpoint; those in the ledger are not run again.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 
 from medloupe.data.dataset import Dataset, Progress
@@ -56,17 +60,27 @@ class Job:
 
 
 class Reproduction:
-    """A grid below `out` under `seeds`.
+    """A grid below `out` under `seeds`, `processes` runs at a time.
+
+    Small models leave most of several threads idle: two runs of one thread each end long before one of
+    two threads has run twice. `progress` shows runs only where they come one by one.
 
     Raises:
         ConfigError: results of this version of the grid were made with other rows.
     """
 
     def __init__(
-        self, grid: Grid, out: Path, *, seeds: tuple[int, ...], progress: Progress, tell: Tell
+        self,
+        grid: Grid,
+        out: Path,
+        *,
+        seeds: tuple[int, ...],
+        progress: Progress,
+        tell: Tell,
+        processes: int = 1,
     ) -> None:
         self.grid, self.out, self.seeds = grid, out, seeds
-        self.progress, self.tell = progress, tell
+        self.progress, self.tell, self.processes = progress, tell, processes
         self.ledger = Ledger(out / LEDGER_FILE)
         self.ledger.refuse_changed(grid)
 
@@ -80,14 +94,45 @@ class Reproduction:
         with _alone(self.out):
             jobs = self._jobs()
             self._note_shared(jobs)
-            for number, job in enumerate(jobs, start=1):
-                about = f"[{number}/{len(jobs)}] {job.label}, seed {job.seed}"
-                if self._is_finished(job):
-                    self.tell(f"{about}: finished before")
-                    continue
-                self.tell(about + self._left(jobs))
-                self._finish(job)
+            waiting = [job for job in jobs if not self._is_finished(job)]
+            for job in jobs:
+                if job not in waiting:
+                    self.tell(f"{self._about(job, jobs)}: finished before")
+            if self.processes == 1:
+                self._one_by_one(waiting, jobs)
+            else:
+                self._side_by_side(waiting, jobs)
             return self._report(jobs)
+
+    def _one_by_one(self, waiting: list[Job], jobs: list[Job]) -> None:
+        for job in waiting:
+            self.tell(self._about(job, jobs) + self._left(jobs))
+            self._finish(job, _train_and_score(*self._work(job), progress=self.progress))
+
+    def _side_by_side(self, waiting: list[Job], jobs: list[Job]) -> None:
+        """A run waits for the one that it begins with. One that fails ends the grid when those beside it
+        have come to their end; nothing of them is lost."""
+        threads = max((os.cpu_count() or 1) // self.processes, 1)
+        running: dict[Future[float], Job] = {}
+        context = get_context("spawn")
+        with ProcessPoolExecutor(
+            self.processes, context, torch.set_num_threads, (threads,)
+        ) as pool:
+            while waiting or running:
+                ready = [job for job in waiting if self._can_begin(job)]
+                for job in ready[: self.processes - len(running)]:
+                    waiting.remove(job)
+                    self.tell(self._about(job, jobs) + self._left(jobs))
+                    running[pool.submit(_train_and_score, *self._work(job))] = job
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    self._finish(running.pop(future), future.result())
+
+    def _can_begin(self, job: Job) -> bool:
+        start = self.grid.start(job.label)
+        return start is None or self.grid.key(start, job.seed) in self.ledger.seconds()
+
+    def _about(self, job: Job, jobs: list[Job]) -> str:
+        return f"[{jobs.index(job) + 1}/{len(jobs)}] {job.label}, seed {job.seed}"
 
     def _jobs(self) -> list[Job]:
         """Seed after seed, so that an early stop leaves whole tables; rows in their order."""
@@ -101,18 +146,12 @@ class Reproduction:
     def _is_finished(self, job: Job) -> bool:
         return job.key in self.ledger.seconds() and (job.folder / run.EVALUATION_FILE).is_file()
 
-    def _finish(self, job: Job) -> None:
-        begun = time.perf_counter()
-        config, data = self._resolved(job), self._data.root
-        if not run.is_trained(config, job.folder):
-            features = FeatureStore(self.out / "features")
-            run.train(
-                config, data, job.folder, resume=True, progress=self.progress, features=features
-            )
-        run.evaluate(
-            job.folder / run.MODEL_FOLDER, data, job.folder, trust_code=True, progress=self.progress
-        )
-        self._enter(job, time.perf_counter() - begun)
+    def _work(self, job: Job) -> tuple[RunConfig, Path, Path, Path]:
+        """What `_train_and_score` takes."""
+        return self._resolved(job), self._data.root, job.folder, self.out / "features"
+
+    def _finish(self, job: Job, seconds: float) -> None:
+        self._enter(job, seconds)
         # The model is saved and scored; what a resumed run would need is most of the folder.
         shutil.rmtree(job.folder / "checkpoints")
 
@@ -121,7 +160,10 @@ class Reproduction:
         seconds = self.ledger.seconds()
         known = [seconds[job.key] for job in jobs if job.key in seconds]
         rest = len(jobs) - len(known)
-        return f" (about {rest * sum(known) / len(known) / 60:.0f} min left)" if known else ""
+        if not known:
+            return ""
+        minutes = rest * sum(known) / len(known) / 60 / self.processes
+        return f" (about {minutes:.0f} min left)"
 
     def _note_shared(self, jobs: list[Job]) -> None:
         """What another grid has run, this one has, too."""
@@ -207,6 +249,22 @@ class Reproduction:
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             **surroundings(),
         }
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    del what, done, total
+
+
+def _train_and_score(
+    config: RunConfig, data: Path, folder: Path, features: Path, progress: Progress = _silent
+) -> float:
+    """One run, as far as it is not done; returns the seconds that it took now."""
+    begun = time.perf_counter()
+    if not run.is_trained(config, folder):
+        store = FeatureStore(features)
+        run.train(config, data, folder, resume=True, progress=progress, features=store)
+    run.evaluate(folder / run.MODEL_FOLDER, data, folder, trust_code=True, progress=progress)
+    return time.perf_counter() - begun
 
 
 def _replaced(value: Any, found: dict[str, str]) -> Any:
