@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, SiglipVisionModel
 
-from medloupe.data.dataset import Dataset, DatasetCard, write_dataset
+from medloupe.data.dataset import Dataset, DatasetCard, load_dataset, write_dataset
+from medloupe.errors import CheckpointError
+from medloupe.models.encoders.efficientnet import EfficientNetLite0Config
 from medloupe.processing import ProcessorConfig
-from medloupe.reproduce.parts import SmallLanguage, SmallTower
+from medloupe.reproduce import Grid
+from medloupe.reproduce.parts import SmallLanguage, SmallTower, TrainedEncoder
 from medloupe.types import Conversation, Message, Text
 
 SMALL = SmallLanguage(vocabulary=320, width=16, hidden=32, layers=2, heads=2, steps=40)
@@ -71,3 +75,25 @@ def test_a_tower_loads_as_siglip(tmp_path: Path) -> None:
     tower.made(tmp_path / "t", questions(tmp_path / "data"), ProcessorConfig(), silent)
     loaded = SiglipVisionModel.from_pretrained(tmp_path / "t")
     assert loaded.config.hidden_size == 16
+
+
+def test_an_encoder_learns_the_boxes_and_is_loaded_by_its_folder(
+    tiny_grid: Grid, begun: Path, tmp_path: Path
+) -> None:
+    data = load_dataset(begun / "data" / tiny_grid.base.data.fingerprint())
+    words = SMALL.made(tmp_path / "words", data, ProcessorConfig(), silent)
+    part = TrainedEncoder(language=str(words), image_size=64, steps=3, batch_size=2)
+    folder = part.made(tmp_path / "encoder", data, ProcessorConfig(), silent)
+    assert [file.name for file in folder.iterdir()] == ["model.safetensors"]
+    fresh = EfficientNetLite0Config(image_size=64, stride=16).build()
+    fresh.load_pretrained()
+    trained = EfficientNetLite0Config(source=str(folder), image_size=128, stride=16).build()
+    trained.load_pretrained()
+    assert trained.state_dict().keys() == fresh.state_dict().keys()
+    assert not torch.equal(trained.stem[0].weight, fresh.stem[0].weight)
+    deeper = EfficientNetLite0Config(source=str(folder), stride=32).build()
+    with pytest.raises(CheckpointError, match="lacks"):
+        deeper.load_pretrained()
+    absent = EfficientNetLite0Config(source=str(tmp_path)).build()
+    with pytest.raises(CheckpointError, match=r"holds no model\.safetensors"):
+        absent.load_pretrained()

@@ -104,7 +104,9 @@ class Grid(Config):
         start = self.start(label)
         if start is not None:
             config["model"]["start"]["folder"] = ROW + self.key(start, seed)
-        used = {name: part.to_dict() for name, part in self.parts.items() if _names(config, name)}
+        parts = {name: part.to_dict() for name, part in self.parts.items()}
+        used = {name: part for name, part in parts.items() if _names(config, name)}
+        used |= {name: part for name, part in parts.items() if _names(used, name)}
         text = json.dumps([config, used], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -1,7 +1,8 @@
-"""Small parts that a grid makes once, in the hub's format, and all its runs load.
+"""Small parts that a grid makes once and all its runs load.
 
-A language model of a few layers, trained on the questions and answers of the training split alone, and
-a vision tower with random weights, which a row of the grid trains before others take it over.
+A language model of a few layers, trained on the questions and answers of the training split alone; an
+encoder that has seen the training split's boxes; and a vision tower with random weights, which a row of
+the grid trains before others take it over. A part may be made of another (`made:language`).
 Shapes: B rows, L tokens.
 """
 
@@ -11,10 +12,11 @@ import abc
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn import functional as F
 from transformers import (
@@ -27,8 +29,16 @@ from transformers import (
 
 from medloupe.config import ComponentConfig
 from medloupe.data.dataset import Dataset, Progress
-from medloupe.processing import ImageSource, ProcessorConfig
+from medloupe.imaging.transforms import ImageTransform
+from medloupe.models.connectors.mlp import MLPConnectorConfig
+from medloupe.models.encoders.efficientnet import WEIGHTS_FILE, EfficientNetLite0Config
+from medloupe.models.language import LanguageConfig
+from medloupe.models.vlm import VisionLanguageModel
+from medloupe.processing import ImageSource, Processor, ProcessorConfig
 from medloupe.processing.boxes import Views
+from medloupe.train import StageConfig, TrainConfig, Trainer
+from medloupe.train.objectives.base import StageContext
+from medloupe.train.objectives.grounding import GroundingObjectiveConfig
 from medloupe.types import Box, Conversation, Message, Text
 
 MADE = "made:"
@@ -47,6 +57,7 @@ class Part(ComponentConfig, abc.ABC):
     family: ClassVar[str] = "small part"
     table: ClassVar[Mapping[str, str]] = {
         "language": "medloupe.reproduce.parts:SmallLanguage",
+        "encoder": "medloupe.reproduce.parts:TrainedEncoder",
         "tower": "medloupe.reproduce.parts:SmallTower",
     }
 
@@ -172,6 +183,56 @@ class SmallLanguage(Part):
             loss.backward()
             optimizer.step()
             progress(f"language model (loss {loss.item():.3f})", step + 1, self.steps)
+
+
+class TrainedEncoder(Part):
+    """EfficientNet-Lite0, trained on from ImageNet by the grounding objective on the training split's
+    boxes and labels, in the words of the language model in `language`."""
+
+    language: str = MADE + "language"
+    image_size: int = 96
+    stride: Literal[8, 16, 32] = 16
+    steps: int = Field(default=300, ge=1)
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    seed: int = 0
+
+    def write(
+        self, folder: Path, dataset: Dataset, processor: ProcessorConfig, progress: Progress
+    ) -> None:
+        encoder = EfficientNetLite0Config(image_size=self.image_size, stride=self.stride)
+        transform = encoder.fitted(ImageTransform(fit="stretch"))
+        stage = StageConfig(
+            name="ground",
+            objective=GroundingObjectiveConfig(),
+            trainable=("encoder", "connector"),
+            learning_rate=self.learning_rate,
+            steps=self.steps,
+            batch_size=self.batch_size,
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            model, tokenizer = VisionLanguageModel.compose(
+                encoder, MLPConnectorConfig(depth=1), LanguageConfig(source=self.language)
+            )
+            context = StageContext(
+                model=model,
+                processor=Processor(
+                    processor.model_copy(update={"transform": transform}),
+                    tokenizer,
+                    model.layouts,
+                    model.config.image_token_id,
+                ),
+                dataset=dataset,
+                images=ImageSource(dataset.root, transform),
+                frozen_encoder=False,
+                progress=progress,
+            )
+            config = TrainConfig(stages=(stage,), seed=self.seed)
+            run = folder / "training"
+            Trainer(model, config, run, lambda _: context, progress=progress).fit()
+        save_file(model.encoder.state_dict(), folder / WEIGHTS_FILE)
+        shutil.rmtree(run)
 
 
 def chats(dataset: Dataset, processor: ProcessorConfig, progress: Progress) -> list[str]:

@@ -42,7 +42,7 @@ from medloupe.reproduce.compare import Comparison, compare
 from medloupe.reproduce.grid import ROW, Grid
 from medloupe.reproduce.ledger import Entry, Ledger
 from medloupe.reproduce.page import markdown
-from medloupe.reproduce.parts import MADE
+from medloupe.reproduce.parts import MADE, Part
 
 LEDGER_FILE = "ledger.jsonl"
 RESULTS_FILE = "results.md"
@@ -220,8 +220,14 @@ class Reproduction:
         return prepare(config, folder, root=None, progress=self.progress)
 
     def _part(self, name: str) -> Path:
-        part, base = self.grid.parts[name], self.grid.base
-        folder = self.out / "parts" / f"{name}-{part.fingerprint()}-{base.data.fingerprint()}"
+        """A part, and before it those that it is made of."""
+        asked, base = self.grid.parts[name].to_dict(), self.grid.base
+        used = [MADE + other for other in self.grid.parts if MADE + other in json.dumps(asked)]
+        found = {other: self._part(other.removeprefix(MADE)) for other in used}
+        made_of = {other: folder.name for other, folder in found.items()}
+        key = Part.parse(_replaced(asked, made_of)).fingerprint()
+        part = Part.parse(_replaced(asked, {other: str(f) for other, f in found.items()}))
+        folder = self.out / "parts" / f"{name}-{key}-{base.data.fingerprint()}"
         return part.made(folder, self._data, base.processor, self.progress)
 
     def _report(self, jobs: list[Job]) -> Comparison:

