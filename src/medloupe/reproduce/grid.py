@@ -99,7 +99,10 @@ class Grid(Config):
         return start.folder.removeprefix(ROW)
 
     def key(self, label: str, seed: int) -> str:
-        """16 hex digits over all that a run is made of; equal runs of two grids have equal keys."""
+        """16 hex digits over all that a run is made of; equal runs of two grids have equal keys.
+
+        Fields that are null do not count, so that an optional field that is added later changes no key.
+        """
         config = self.config(label, seed).to_dict()
         start = self.start(label)
         if start is not None:
@@ -107,7 +110,7 @@ class Grid(Config):
         parts = {name: part.to_dict() for name, part in self.parts.items()}
         used = {name: part for name, part in parts.items() if _names(config, name)}
         used |= {name: part for name, part in parts.items() if _names(used, name)}
-        text = json.dumps([config, used], sort_keys=True)
+        text = json.dumps(_stated([config, used]), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def rows_fingerprint(self) -> str:
@@ -118,6 +121,15 @@ class Grid(Config):
             "claims": [claim.to_dict() | {"because": ""} for claim in self.claims],
         }
         return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _stated(value: object) -> object:
+    """Plain data without the fields that are null."""
+    if isinstance(value, dict):
+        return {key: _stated(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list):
+        return [_stated(inner) for inner in value]
+    return value
 
 
 def _names(config: object, part: str) -> bool:

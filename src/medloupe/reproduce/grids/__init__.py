@@ -1,0 +1,33 @@
+"""The grids: what the four papers compare, at a size that two CPU cores finish in hours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from medloupe.errors import ConfigError, did_you_mean
+from medloupe.reproduce.grid import Grid
+from medloupe.reproduce.grids import litegpt, llama3_med, medm_vl
+
+GRIDS: Final[Mapping[str, Callable[[], Grid]]] = {
+    "encoders": litegpt.encoders,
+    "scales": llama3_med.scales,
+    "volumes": medm_vl.volumes,
+    "layers": medm_vl.layers,
+    "encoder_training": medm_vl.encoder_training,
+    "language_training": medm_vl.language_training,
+    "stages": medm_vl.stages,
+    "volume_start": medm_vl.volume_start,
+    "identifiers": litegpt.identifiers,
+}
+
+
+def grid(name: str) -> Grid:
+    """The grid of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in GRIDS:
+        raise ConfigError(f"unknown grid {name!r}; {did_you_mean(name, GRIDS)}")
+    return GRIDS[name]()
