@@ -188,3 +188,36 @@ def reader(squares: Dataset) -> Reader:
 @pytest.fixture
 def guesser(squares: Dataset) -> Guesser:
     return Guesser(squares.root)
+
+
+WORDNET = {
+    "noun": ([("mass", "tumor", "growth"), ("mass", "weight"), ("focus",)], ["foci focus"]),
+    "verb": ([("see", "notice")], ["seen see"]),
+    "adj": ([("large", "big"), ("light(p)", "X-ray_thin")], []),
+    "adv": ([], []),
+}
+LICENCE = "  1 Lines of the licence begin with spaces.  \n"
+
+
+@pytest.fixture
+def small_wordnet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A few synsets in the form of WordNet's database (wndb(5WN)), in the place of the system's."""
+    folder = tmp_path / "wordnet"
+    folder.mkdir()
+    for part, (synsets, exceptions) in WORDNET.items():
+        data, index = LICENCE, {}
+        for words in synsets:
+            offset = len(data)
+            listed = " ".join(f"{word} 0" for word in words)
+            data += f"{offset:08d} 04 {part[0]} {len(words):02x} {listed} 000 | a gloss; of no | use  \n"
+            for word in words:
+                index.setdefault(word.split("(")[0].lower(), []).append(f"{offset:08d}")
+        lines = [
+            f"{word} {part[0]} {len(at)} 0 {len(at)} 0 {' '.join(at)}  \n"
+            for word, at in index.items()
+        ]
+        (folder / f"data.{part}").write_text(data)
+        (folder / f"index.{part}").write_text(LICENCE + "".join(lines))
+        (folder / f"{part}.exc").write_text("".join(f"{line}\n" for line in exceptions))
+    monkeypatch.setattr("medloupe.evaluate.scorers.meteor.SYSTEM_FOLDER", folder)
+    return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def box(x1: float, y1: float, x2: float, y2: float, **fields: object) -> Box:
 
 
 @pytest.mark.parametrize("name", Scorer.table)
-def test_every_scorer_is_named_and_survives_a_round_trip(name: str) -> None:
+def test_every_scorer_is_named_and_survives_a_round_trip(name: str, small_wordnet: Path) -> None:
     scorer = Scorer.parse(name)
     assert scorer.name == name
     assert Scorer.parse(scorer.to_dict()) == scorer

@@ -6,12 +6,16 @@ import math
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from medloupe.evaluate.statistics import (
     Estimate,
     bootstrap_mean,
+    bootstrap_total,
     paired_difference,
+    paired_total_difference,
     resampled_means,
+    resampled_totals,
 )
 
 
@@ -109,3 +113,69 @@ def test_more_clusters_than_one_chunk_holds() -> None:
     found = bootstrap_mean(values, [str(i) for i in range(10_000)], resamples=1000, seed=1)
     assert found.estimate == 0.5
     assert width(found) == pytest.approx(2 * 1.96 * math.sqrt(0.25 / 10_000), rel=0.15)
+
+
+def test_numbers_that_were_published_stay_the_same_to_the_last_bit() -> None:
+    rng = np.random.default_rng(11)
+    values = rng.random(500)
+    patients = [f"p{i}" for i in rng.integers(0, 60, 500)]
+    mean = bootstrap_mean(values, patients, resamples=700, seed=4)
+    difference = paired_difference(values, rng.random(500), patients, resamples=700, seed=4)
+    bits = [float(end).hex() for end in (*mean, *difference) if end is not None]
+    assert bits == [
+        "0x1.ed37ae517bc80p-2", "0x1.d43844c917a5fp-2", "0x1.03843889e0e78p-1",
+        "-0x1.0368ad97d3c71p-6", "-0x1.738c455c605abp-5", "0x1.83199c6409b58p-7",
+    ]  # fmt: skip
+
+
+def share(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Hits over tries, both summed: no mean of rows."""
+    return counts[..., 0] / np.maximum(counts[..., 1], 1)
+
+
+def test_two_patients_give_exactly_three_totals() -> None:
+    # Patient a: 1 of 2 and 0 of 4; patient b: 3 of 3. aa: 2 / 12, bb: 6 / 6, ab or ba: 4 / 9.
+    counts, patients = np.array([[1, 2], [0, 4], [3, 3]]), ["a", "a", "b"]
+    totals = resampled_totals(counts, patients, resamples=40_000, seed=1)
+    found, times = np.unique(totals, axis=0, return_counts=True)
+    assert found.tolist() == [[2, 12], [4, 9], [6, 6]]
+    assert times / 40_000 == pytest.approx([1 / 4, 1 / 2, 1 / 4], abs=0.012)  # 5 sigma
+    assert bootstrap_total(counts, patients, share, seed=1) == (4 / 9, 2 / 12, 1.0)
+
+
+def test_a_mean_written_as_a_total_is_the_mean() -> None:
+    rng = np.random.default_rng(12)
+    hits, others = rng.integers(0, 2, size=(2, 900))
+    patients = [f"p{i}" for i in rng.integers(0, 70, size=900)]
+    ones = np.ones(900, dtype=np.int64)
+    counts, against = np.stack([hits, ones], axis=1), np.stack([others, ones], axis=1)
+    found = bootstrap_total(counts, patients, share, seed=2)
+    assert found == pytest.approx(bootstrap_mean(hits, patients, seed=2), abs=1e-12)
+    gain = paired_total_difference(counts, against, patients, share, seed=2)
+    assert gain == pytest.approx(paired_difference(hits, others, patients, seed=2), abs=1e-12)
+
+
+def test_totals_that_all_agree_get_the_binomial_bound_and_few_patients_none() -> None:
+    patients = [str(i // 2) for i in range(40)]
+    right = np.array([[3, 3]] * 40)
+    wrong = np.array([[0, 3]] * 40)
+    assert bootstrap_total(right, patients, share, seed=0) == pytest.approx(
+        (1, 0.83157, 1), abs=1e-5
+    )
+    assert bootstrap_total(wrong, patients, share, seed=0) == pytest.approx(
+        (0, 0, 0.16843), abs=1e-5
+    )
+    assert bootstrap_total(right, ["a"] * 40, share, seed=0) == (1.0, None, None)
+    nothing = np.zeros((0, 2), dtype=np.int64)
+    assert bootstrap_total(nothing, [], share, seed=0) == (None, None, None)
+    assert paired_total_difference(nothing, nothing, [], share, seed=0) == (None, None, None)
+    assert paired_total_difference(right, wrong, ["a"] * 40, share, seed=0) == (1.0, None, None)
+    assert paired_total_difference(right, wrong, patients, share, seed=0) == (1.0, 1.0, 1.0)
+
+
+def test_a_total_over_more_clusters_than_one_chunk_holds() -> None:
+    counts = np.stack([np.arange(10_000) % 2, np.ones(10_000, dtype=np.int64)], axis=1)
+    patients = [str(i) for i in range(10_000)]
+    totals = resampled_totals(counts, patients, resamples=300, seed=1)
+    means = resampled_means(counts[:, 0].astype(float), patients, resamples=300, seed=1)
+    assert share(totals) == pytest.approx(means, abs=1e-12)

@@ -88,6 +88,7 @@ class Benchmark(Config):
         Raises:
             DataError: no row is left, an unknown task, a row without an answer, or a repeated id.
             ConfigError: an answer type without a scorer.
+            MissingExtraError: a scorer needs what is not installed.
         """
         rows = dataset.split(self.split)
         known = {row.task for row in rows}
@@ -107,6 +108,9 @@ class Benchmark(Config):
             )
         kept = rows if self.limit is None else _limited(rows, self.limit)
         self._require_answerable(kept, dataset)
+        for answer_type in sorted({row.answer_type for row in kept}):
+            for scorer in self.scorers_of(answer_type):
+                scorer.require()
         return kept
 
     def ask(self, row: Conversation) -> Conversation:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from medloupe.evaluate.benchmark import Benchmark, cluster_of
-from medloupe.evaluate.statistics import Estimate, bootstrap_mean, paired_difference
+from medloupe.evaluate.pools import Means, Place, Pool, Totals
+from medloupe.evaluate.scorers.base import CorpusScorer, Scorer
+from medloupe.evaluate.statistics import Estimate
 from medloupe.types import AnswerType, Arm, EvalRow, Metric, Score
 
 ANSWER_TYPES: tuple[AnswerType, ...] = ("closed", "box", "open")
@@ -57,14 +58,15 @@ def summarise(
 
     The arms and, where something was compared, the paired difference between the model and the
     stronger image-blind arm. Which one is stronger is decided per task over the rows that both it
-    and the model answered; "all rows" compares each row with its task's. `note` ends every metric's.
+    and the model answered; "all rows" compares each row with its task's. `note` ends every metric's,
+    after what the scorer states.
     """
     table = _Table(rows, scores, benchmark, seed, note)
     return tuple(
         metric
         for cell in table.cells()
         for scorer in benchmark.scorers_of(cell.answer_type)
-        for metric in table.metrics(cell, scorer.name)
+        for metric in table.metrics(cell, scorer)
     )
 
 
@@ -100,7 +102,7 @@ def find_metric(
 
 
 class _Table:
-    """The scores of a run, looked up by (id, scorer, arm)."""
+    """The scores of a run: a pool for each scorer, and the rows of each cell."""
 
     def __init__(
         self,
@@ -110,8 +112,8 @@ class _Table:
         seed: int,
         note: str,
     ) -> None:
-        self.benchmark, self.seed, self.note = benchmark, seed, note
-        self.values = {(score.id, score.scorer, score.arm): score.value for score in scores}
+        self.benchmark, self.note = benchmark, note
+        self.pools = _pools(rows, scores, benchmark, seed)
         self.cluster = {
             row.id: cluster_of(row.id, row.patient_id, [image.uri for image in row.images])
             for row in rows
@@ -140,69 +142,63 @@ class _Table:
             ),
         )
 
-    def metrics(self, cell: _Cell, scorer: str) -> list[Metric]:
+    def metrics(self, cell: _Cell, scorer: Scorer) -> list[Metric]:
         found = [self._arm(cell, scorer, arm) for arm in ARMS if self._answered(cell, scorer, arm)]
         difference = self._difference(cell, scorer)
         return found if difference is None else [*found, difference]
 
-    def stronger(self, answer_type: AnswerType, task: str, scorer: str) -> Arm | None:
-        """The image-blind arm with the higher mean on a task; None where neither answered."""
-        means: dict[Arm, float] = {}
+    def stronger(self, answer_type: AnswerType, task: str, scorer: Scorer) -> Arm | None:
+        """The image-blind arm that scores higher on a task; None where neither answered."""
+        points: dict[Arm, float] = {}
         for arm in ARMS[1:]:
-            pairs = self._pairs(self.rows[_Cell(answer_type, task)], scorer, arm)
-            if pairs:
-                means[arm] = math.fsum(other for _, _, other in pairs) / len(pairs)
-        return max(means.items(), key=lambda item: item[1])[0] if means else None
+            compared = self._compared(self.rows[_Cell(answer_type, task)], scorer, arm)
+            if compared:
+                points[arm] = self.pools[scorer.name].point([(id, arm) for id in compared])
+        return max(points.items(), key=lambda item: item[1])[0] if points else None
 
-    def _answered(self, cell: _Cell, scorer: str, arm: Arm) -> bool:
-        return any((row.id, scorer, arm) in self.values for row in self.rows[cell])
+    def _answered(self, cell: _Cell, scorer: Scorer, arm: Arm) -> bool:
+        return any(self.pools[scorer.name].answered((row.id, arm)) for row in self.rows[cell])
 
-    def _arm(self, cell: _Cell, scorer: str, arm: Arm) -> Metric:
-        rows = self.rows[cell]
-        scored = [(row, self.values.get((row.id, scorer, arm))) for row in rows]
-        values = [value for _, value in scored if value is not None]
-        clusters = [self.cluster[row.id] for row, value in scored if value is not None]
-        found = bootstrap_mean(values, clusters, resamples=self.benchmark.resamples, seed=self.seed)
+    def _arm(self, cell: _Cell, scorer: Scorer, arm: Arm) -> Metric:
+        rows, pool = self.rows[cell], self.pools[scorer.name]
+        places: list[Place] = [(row.id, arm) for row in rows if pool.scored((row.id, arm))]
+        clusters = [self.cluster[id] for id, _ in places]
+        found = pool.estimate(places, clusters)
         about = "" if arm == "model" else ARM_NAMES[arm]
-        return self._metric(cell, scorer, arm, found, clusters, len(rows) - len(values), about)
+        return self._metric(cell, scorer, arm, found, clusters, len(rows) - len(places), about)
 
-    def _difference(self, cell: _Cell, scorer: str) -> Metric | None:
+    def _difference(self, cell: _Cell, scorer: Scorer) -> Metric | None:
         tasks = sorted({task_of(row) for row in self.rows[cell]})
         against = {task: self.stronger(cell.answer_type, task, scorer) for task in tasks}
-        pairs = [
-            pair
+        others: list[Place] = [
+            (id, arm)
             for task, arm in against.items()
             if arm is not None
-            for pair in self._pairs([r for r in self.rows[cell] if task_of(r) == task], scorer, arm)
+            for id in self._compared(
+                [r for r in self.rows[cell] if task_of(r) == task], scorer, arm
+            )
         ]
-        if not pairs:
+        if not others:
             return None
-        ids, own, other = zip(*pairs, strict=True)
-        clusters = [self.cluster[id] for id in ids]
-        found = paired_difference(
-            own, other, clusters, resamples=self.benchmark.resamples, seed=self.seed
-        )
+        own: list[Place] = [(id, "model") for id, _ in others]
+        clusters = [self.cluster[id] for id, _ in others]
+        found = self.pools[scorer.name].difference(own, others, clusters)
         arms = {arm for arm in against.values() if arm is not None}
         name = ARM_NAMES[arms.pop()] if len(arms) == 1 else "the stronger of the two, task by task"
-        missing = len(self.rows[cell]) - len(pairs)
+        missing = len(self.rows[cell]) - len(others)
         return self._metric(cell, scorer, "difference", found, clusters, missing, f"against {name}")
 
-    def _pairs(
-        self, rows: Iterable[EvalRow], scorer: str, arm: Arm
-    ) -> list[tuple[str, float, float]]:
-        """(id, model's value, the arm's value) of the rows that have both."""
-        pairs = []
-        for row in rows:
-            own = self.values.get((row.id, scorer, "model"))
-            other = self.values.get((row.id, scorer, arm))
-            if own is not None and other is not None:
-                pairs.append((row.id, own, other))
-        return pairs
+    def _compared(self, rows: Iterable[EvalRow], scorer: Scorer, arm: Arm) -> list[str]:
+        """The rows that have a score of the model and one of the arm."""
+        pool = self.pools[scorer.name]
+        return [
+            row.id for row in rows if pool.scored((row.id, "model")) and pool.scored((row.id, arm))
+        ]
 
     def _metric(
         self,
         cell: _Cell,
-        scorer: str,
+        scorer: Scorer,
         arm: Arm | Literal["difference"],
         found: Estimate,
         clusters: Sequence[str],
@@ -210,7 +206,7 @@ class _Table:
         about: str,
     ) -> Metric:
         return Metric(
-            name=scorer,
+            name=scorer.name,
             arm=arm,
             answer_type=cell.answer_type,
             group=cell.group,
@@ -221,8 +217,42 @@ class _Table:
             n=len(clusters),
             clusters=len(set(clusters)),
             unscored=unscored,
-            note="; ".join(part for part in (about, self.note) if part),
+            note="; ".join(part for part in (about, scorer.stated, self.note) if part),
         )
+
+
+def _pools(
+    rows: Sequence[EvalRow], scores: Iterable[Score], benchmark: Benchmark, seed: int
+) -> dict[str, Pool]:
+    """By the scorer's name."""
+    values: dict[str, dict[Place, float | None]] = defaultdict(dict)
+    for score in scores:
+        values[score.scorer][score.id, score.arm] = score.value
+    counts = _counts(rows, benchmark)
+    pools: dict[str, Pool] = {}
+    for scorer in (scorer for kind in benchmark.scorers.values() for scorer in kind):
+        name, made = scorer.name, {"resamples": benchmark.resamples, "seed": seed}
+        if isinstance(scorer, CorpusScorer):
+            pools[name] = Totals(values=values[name], scorer=scorer, counts=counts[name], **made)
+        else:
+            pools[name] = Means(values=values[name], **made)
+    return pools
+
+
+def _counts(
+    rows: Sequence[EvalRow], benchmark: Benchmark
+) -> dict[str, dict[Place, tuple[int, ...]]]:
+    """What each row adds, by scorer. A log does not store it: it follows from the answers."""
+    counts: dict[str, dict[Place, tuple[int, ...]]] = defaultdict(dict)
+    for row in rows:
+        scorers = benchmark.scorers_of(row.answer_type)
+        for scorer in (scorer for scorer in scorers if isinstance(scorer, CorpusScorer)):
+            for arm in ARMS:
+                answered = _as_arm(row, arm)
+                counted = None if answered is None else scorer.count(answered)[0]
+                if counted is not None:
+                    counts[scorer.name][row.id, arm] = counted
+    return counts
 
 
 def _as_arm(row: EvalRow, arm: Arm) -> EvalRow | None:

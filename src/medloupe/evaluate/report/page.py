@@ -244,7 +244,8 @@ def _kind_table(log: EvalLog, benchmark: Benchmark, kind: AnswerType) -> Html | 
     )
     title = tag("h3", _TITLES[kind], " ", tag("small", scorer))
     table = tag("table", tag("thead", head), tag("tbody", *rows), class_="kinds")
-    return tag("div", title, table)
+    stated = [tag("p", tag("small", scorers[0].stated))] if scorers[0].stated else []
+    return tag("div", title, *stated, table)
 
 
 def _kind_row(log: EvalLog, own: Metric, difference: Metric | None, reach: float) -> Html:

@@ -1,6 +1,8 @@
-"""Text as words, in two flavours that differ on purpose.
+"""Text as words, in flavours that differ on purpose.
 
-`strict_words` is ours: case and punctuation are ignored, Chinese counts by character.
+`plain_words` ignores case and punctuation and takes Chinese by the character; Latin words and numbers
+within Chinese stay whole. `strict_words`, for short answers, also drops articles and writes number
+words as digits.
 `llava_med_text` is the normalisation behind LLaVA-Med's published numbers (the rules of the VQA
 evaluation, https://visualqa.org/evaluation.html, with its quirks): a punctuation mark vanishes
 where it stands beside a space anywhere in the text and otherwise becomes a space, number words
@@ -19,7 +21,10 @@ NUMBERS = {
 }  # fmt: skip
 
 CJK = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_STRICT_WORD = re.compile(rf"[{CJK}]|\d+\.\d+|[^\W_{CJK}]+")
+_WORD = re.compile(rf"[{CJK}]|\d+\.\d+|[^\W_{CJK}]+")
+
+PLAIN = "lower-case words without punctuation, Chinese by characters"
+"""What `plain_words` gives, as a metric states it."""
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _DIGIT_COMMA = re.compile(r"\d,\d")
@@ -29,9 +34,14 @@ _NEGATED = re.compile(
 )
 
 
+def plain_words(text: str) -> list[str]:
+    """Lower-case words and numbers in order: "左肺 GGO, 3.5 mm" is 左, 肺, ggo, 3.5, mm."""
+    return _WORD.findall(text.lower())
+
+
 def strict_words(text: str) -> list[str]:
-    """Lower-case words and numbers in order, without articles; "two" is "2"."""
-    words = (NUMBERS.get(word, word) for word in _STRICT_WORD.findall(text.lower()))
+    """The plain words without articles; "two" is "2"."""
+    words = (NUMBERS.get(word, word) for word in plain_words(text))
     return [word for word in words if word not in ARTICLES]
 
 
