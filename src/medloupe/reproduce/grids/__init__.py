@@ -7,7 +7,7 @@ from typing import Final
 
 from medloupe.errors import ConfigError, did_you_mean
 from medloupe.reproduce.grid import Grid
-from medloupe.reproduce.grids import litegpt, llama3_med, medm_vl
+from medloupe.reproduce.grids import hia, litegpt, llama3_med, medm_vl
 
 GRIDS: Final[Mapping[str, Callable[[], Grid]]] = {
     "encoders": litegpt.encoders,
@@ -19,6 +19,11 @@ GRIDS: Final[Mapping[str, Callable[[], Grid]]] = {
     "stages": medm_vl.stages,
     "volume_start": medm_vl.volume_start,
     "identifiers": litegpt.identifiers,
+    "hia": hia.hia,
+    "hia_parts": hia.hia_parts,
+    "hia_queries": hia.hia_queries,
+    "hia_layers": hia.hia_layers,
+    "hia_resolution": hia.hia_resolution,
 }
 
 
