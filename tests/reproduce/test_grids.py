@@ -9,7 +9,7 @@ from medloupe.errors import ConfigError
 from medloupe.models.encoders.hf_vision import SiglipEncoderConfig
 from medloupe.models.vlm import image_layouts
 from medloupe.recipes.config import RunConfig
-from medloupe.reproduce import Grid, Row
+from medloupe.reproduce import Grid, Measure, Row
 from medloupe.reproduce.grids import GRIDS, grid
 from medloupe.reproduce.parts import SmallTower
 
@@ -69,3 +69,8 @@ def test_mistakes_are_named(tiny_grid: Grid) -> None:
         Grid.parse(tiny_grid.to_dict() | {"rows": [Row(label="one").to_dict()]})
     with pytest.raises(ConfigError, match="two rows have one label"):
         Grid.parse(tiny_grid.to_dict() | {"rows": [tiny_grid.rows[0].to_dict()] * 2})
+
+
+def test_a_measure_has_a_score_a_row() -> None:
+    with pytest.raises(ConfigError, match=r"bleu_4\.coco is one number for all rows"):
+        Measure.parse({"label": "BLEU", "scorer": "bleu_4.coco", "tasks": ["report"]})

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from medloupe.config import Config
 from medloupe.errors import ConfigError, did_you_mean
+from medloupe.evaluate.scorers.base import CorpusScorer, Scorer
 from medloupe.recipes.config import RunConfig
 from medloupe.reproduce.parts import Part
 
@@ -33,6 +34,15 @@ class Measure(Config):
     label: str = Field(min_length=1)
     scorer: str
     tasks: tuple[str, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _counts_rows(self) -> Self:
+        if isinstance(Scorer.parse({"name": self.scorer}), CorpusScorer):
+            raise ValueError(
+                f"{self.scorer} is one number for all rows, and a grid wants a score a row; "
+                "take one that has it, bleu_4.nltk for example"
+            )
+        return self
 
 
 class Claim(Config):
