@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import hashlib
 import json
+import re
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,16 @@ import pytest
 from medloupe.data.check import check_dataset
 from medloupe.data.dataset import Dataset, load_dataset
 from medloupe.data.datasets.base import DatasetConfig
-from medloupe.data.datasets.starter import TASKS, StarterConfig
+from medloupe.data.datasets.starter import ON_REQUEST, TASKS, StarterConfig
 from medloupe.data.datasets.starter.anatomy import load_template
 from medloupe.data.datasets.starter.cases import Case, diagnose
 from medloupe.data.datasets.starter.lesions import KINDS
 from medloupe.data.datasets.starter.make import draw_patients
-from medloupe.data.datasets.starter.words import CHINESE, ENGLISH
+from medloupe.data.datasets.starter.series import CHANGES, judge
+from medloupe.data.datasets.starter.words import CHINESE, ENGLISH, WORDS
 from medloupe.errors import ConfigError, DataError, MissingExtraError
-from medloupe.types import Box, Conversation
+from medloupe.evaluate.benchmark import Benchmark
+from medloupe.types import Box, Conversation, Language, Text
 
 SPLITS = ("train", "validation", "test")
 
@@ -189,6 +192,133 @@ def test_patients_keep_their_split_whatever_their_number() -> None:
     assert ranks == list(range(len(ranks)))
 
 
+# HiA's four tasks, and what asks for them here.
+JOINT = {
+    "description": ("report",),
+    "disease": ("diagnosis",),
+    "location": ("side", "rec", "findings"),
+    "comparison": ("change", "comparison", "volume_change"),
+}
+
+
+@pytest.fixture(scope="module")
+def joint_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("joint")
+
+
+@pytest.fixture(scope="module")
+def joint(joint_folder: Path) -> Dataset:
+    tasks = [task for asked in JOINT.values() for task in asked]
+    config = StarterConfig.parse(
+        {"patients": 50, "slices_per_patient": 6, "size": 64, "volume_size": 24, "tasks": tasks}
+    )
+    return config.prepare(joint_folder, workers=2)
+
+
+def test_the_joint_tasks_are_one_benchmark_in_both_languages(joint: Dataset) -> None:
+    tasks = tuple(task for asked in JOINT.values() for task in asked)
+    rows = Benchmark(name="joint", split="test", tasks=tasks).select(joint)
+    found = Counter((row.task, row.language) for row in rows)
+    for task in tasks:
+        assert found[task, "en"] == found[task, "zh"] > 0
+    chinese = [row for row in rows if row.language == "zh"]
+    for row in chinese:
+        assert not re.search("[A-Za-z]", row.question), row.id
+        assert row.answer is not None
+        assert row.answer_type == "box" or re.search("[一-龥]", row.answer.text), row.id
+    report = check_dataset(joint.root, workers=1)
+    assert report.faults == ()
+
+
+def test_what_is_asked_on_request_changes_nothing_else(
+    starter: Dataset, joint: Dataset, folder: Path, joint_folder: Path
+) -> None:
+    """Images, records and rows of a config stay what they are when pairs of volumes are added."""
+    before, after = digests(folder), digests(joint_folder)
+    pictures = {name for name in before if name.startswith(("images/", "volumes/"))}
+    assert {name: before[name] for name in pictures} == {name: after[name] for name in pictures}
+    known = {record.id for record in starter.records}
+    assert [record for record in joint.records if record.id in known] == list(starter.records)
+    new = [record for record in joint.records if record.id not in known]
+    assert {record.attributes["series"] for record in new} == {f"p{n:05d}-w0" for n in range(50)}
+    for task in {row.task for row in joint.conversations} - set(ON_REQUEST):
+        assert rows_of(joint, task) == rows_of(starter, task)
+
+
+def rows_of(dataset: Dataset, task: str) -> list[Conversation]:
+    return [row for row in dataset.conversations if row.task == task]
+
+
+def test_a_default_config_keeps_its_fingerprint() -> None:
+    """Data sets, grids and their results are found by it: a new field must not change it."""
+    assert StarterConfig().fingerprint() == "c83f748bc6886a88"
+    assert not set(ON_REQUEST) & set(TASKS)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_changes_of_volumes_are_balanced_and_follow_from_the_boxes(
+    joint: Dataset, split: Any
+) -> None:
+    cases = {record.images[0].uri: Case(record) for record in joint.records}
+    rows = [row for row in joint.split(split) if row.task == "volume_change"]
+    groups = Counter((row.language, row.question, row.messages[-1].text) for row in rows)
+    asked = Counter((language, question) for language, question, _ in groups)
+    assert set(asked.values()) == {5}
+    for language, question, answer in groups:
+        assert {groups[language, question, a] for a in changes(language)} == {
+            groups[language, question, answer]
+        }
+    for row in rows:
+        first, second = (cases[image.uri].only(row.attributes["kind"]) for image in row.images)
+        assert {image.kind for image in row.images} == {"volume"}
+        known = judge(first.width if first else None, second.width if second else None)
+        assert known is not None
+        assert row.messages[-1].text == WORDS[row.language].names[known]
+        records = [cases[image.uri].record for image in row.images]
+        assert [record.patient_id for record in records] == [row.patient_id] * 2
+        assert row.attributes["days"] == f"0 | {records[1].date_offset_days:g}"
+        assert records[1].prior == records[0].id
+
+
+def changes(language: Language) -> list[str]:
+    return [WORDS[language].names[change] for change in CHANGES]
+
+
+def test_comparison_names_roles_days_and_the_course_of_every_lesion(joint: Dataset) -> None:
+    cases = {record.images[0].uri: Case(record) for record in joint.records}
+    rows = rows_of(joint, "comparison")
+    assert {len(row.images) for row in rows} == {2, 3}
+    for row in rows:
+        times = [cases[image.uri] for image in row.images]
+        days = [case.record.date_offset_days for case in times]
+        assert row.attributes["days"] == " | ".join(f"{day:g}" for day in days if day is not None)
+        roles = row.attributes["roles"].split(" | ")
+        texts = [part.text for part in row.messages[0].content if isinstance(part, Text)]
+        assert all(text.startswith(role) for text, role in zip(texts, roles, strict=False))
+        assert row.attributes["days_between"] in row.question
+        kinds = times[0].kinds | times[-1].kinds
+        for kind in kinds:
+            assert WORDS[row.language].names[kind] in row.messages[-1].text
+        assert kinds or "no lesion" in row.messages[-1].text.replace("无病灶", "no lesion")
+
+
+def test_every_set_of_roles_is_used_and_both_languages_have_the_same(joint: Dataset) -> None:
+    rows = [row for row in rows_of(joint, "comparison") if row.language == "en"]
+    used = Counter(row.attributes["roles"] for row in rows if len(row.images) == 2)
+    assert used.keys() == {" | ".join(roles) for roles in ENGLISH.roles[2]}
+    assert ENGLISH.roles.keys() == CHINESE.roles.keys()
+    for times, roles in ENGLISH.roles.items():
+        assert len(roles) == len(CHINESE.roles[times])
+        assert {len(each) for each in (*roles, *CHINESE.roles[times])} == {times}
+
+
+def test_course_in_words() -> None:
+    changes = [("ring", "left", "grown"), ("dark", "", "unchanged")]
+    assert ENGLISH.course(changes) == "ring on the left: grown, dark: unchanged"
+    assert CHINESE.course(changes) == "左侧环形增大，低信号不变"
+    assert ENGLISH.course([]) == "no lesion"
+
+
 def test_kinds_are_common_and_rare(starter: Dataset) -> None:
     counts = Counter(box.label for record in starter.records for box in record.boxes)
     assert set(counts) == set(KINDS)
@@ -262,6 +392,7 @@ def test_config_is_a_component_and_refuses_nonsense() -> None:
         {"tasks": []},
         {"languages": ["en", "en"]},
         {"slices_per_patient": 0, "series_per_patient": 0, "volumes_per_patient": 0},
+        {"series_per_patient": 0, "tasks": ["volume_change"]},
     ):
         with pytest.raises(ConfigError):
             StarterConfig.parse(wrong)

@@ -23,7 +23,8 @@ from medloupe.data.datasets.starter.lesions import KINDS, draw_shape, fitted
 from medloupe.data.datasets.starter.patients import Slice, draw_slice, patient_anatomy
 from medloupe.data.datasets.starter.render import render
 from medloupe.data.datasets.starter.series import CHANGES, Plan, draw_series, judge, plan
-from medloupe.data.datasets.starter.volumes import STORED, draw_volume
+from medloupe.data.datasets.starter.volume_series import draw_volume_series, plan_volumes
+from medloupe.data.datasets.starter.volumes import STORED, VOLUME_KINDS, Volume, draw_volume
 from medloupe.imaging.read import read_image
 
 WIDTHS = (0.007, 0.12)
@@ -368,6 +369,92 @@ def test_volume_boxes_and_sides_hold_in_the_file_as_read(
         assert not change[~touched].any()
     assert orders == set(STORED)
     assert sides == {"left", "right"}
+
+
+@pytest.mark.parametrize("rank", range(10))
+def test_volume_series_show_the_change_they_plan(template: Template, rank: int) -> None:
+    course = plan_volumes(rank)
+    pair = draw_volume_series(template, 0, rank, 0, course, 24, 0.5)
+    assert len(pair) == course.times == 2
+    widths = [{solid.kind: solid.width for solid in volume.lesions} for volume in pair]
+    assert judge(*(found.get(course.kind) for found in widths)) == course.change
+    others = [found.keys() - {course.kind} for found in widths]
+    assert others[0] == others[1]
+    for kind in others[0]:
+        assert judge(widths[0][kind], widths[1][kind]) == "unchanged"
+
+
+def test_volume_plans_ask_every_change_equally_often() -> None:
+    plans = [plan_volumes(rank) for rank in range(60)]
+    for kind in VOLUME_KINDS:
+        changes = [plan.change for plan in plans if plan.kind == kind]
+        assert {changes.count(change) for change in CHANGES} == {2}
+
+
+def lesion_voxels(drawn: Volume, bare: Volume) -> NDArray[np.float64]:
+    """RAS+ mm `[N, 3]` of the voxels that the lesions change."""
+    k, j, i = np.nonzero(drawn.voxels != bare.voxels)
+    points = drawn.affine @ np.stack([i, j, k, np.ones_like(i)])
+    return np.asarray(points[:3].T)
+
+
+def test_solids_stay_at_their_place_in_the_patient_and_turn_with_it(template: Template) -> None:
+    """Through both affines a streak's voxels have one middle, within half a voxel, and one axis."""
+    moved = []
+    for patient in range(6):
+        course = Plan("streak", "unchanged", 2, (0, 1))
+        drawn, bare = (
+            draw_volume_series(template, 1, patient, 0, course, 64, 2.0, lesions=shown)
+            for shown in (True, False)
+        )
+        middles, axes = [], []
+        for volume, without in zip(drawn, bare, strict=True):
+            streak = next(solid for solid in volume.lesions if solid.kind == "streak")
+            low, high = streak.box(64)
+            points = lesion_voxels(volume, without)
+            voxel = np.linalg.solve(volume.affine[:3, :3], (points - volume.affine[:3, 3]).T).T
+            inside = ((voxel > low - 1.5) & (voxel < high + 0.5)).all(axis=1)
+            found = points[inside]
+            middles.append(found.mean(axis=0))
+            axes.append(np.linalg.svd(found - middles[-1], full_matrices=False)[2][0])
+        assert np.linalg.norm(middles[0] - middles[1]) < 208 / 64 / 2
+        assert np.degrees(np.arccos(min(1.0, abs(axes[0] @ axes[1])))) < 6
+        turn = drawn[0].affine[:3, :3].T @ drawn[1].affine[:3, :3] / (208 / 64) ** 2
+        moved.append(np.degrees(np.arccos((np.trace(turn) - 1) / 2)))
+    assert max(moved) > 3
+
+
+def body(volume: Volume, kind: str, size: int) -> NDArray[np.float64]:
+    """RAS+ mm `[N, 3]` of points spread evenly over the body of a lesion."""
+    solid = next(solid for solid in volume.lesions if solid.kind == kind)
+    axis = np.linspace(-0.6, 0.6, 61)
+    offsets = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
+    inside = offsets[solid.paint(offsets)[0] > 0]
+    voxels = (solid.centre + inside * solid.width) * size - 0.5
+    return np.asarray(voxels @ volume.affine[:3, :3].T + volume.affine[:3, 3])
+
+
+@pytest.mark.parametrize("kind", VOLUME_KINDS)
+def test_the_body_of_a_solid_is_the_same_points_of_the_patient(
+    template: Template, kind: str
+) -> None:
+    """Its middle within 0.2 mm, though the box round it, and the place in the volume, change."""
+    for patient in range(3):
+        course = Plan(kind, "unchanged", 2, (0, 1))
+        pair = draw_volume_series(template, 4, patient, 0, course, 24, 0.5)
+        first, second = (body(volume, kind, 24).mean(axis=0) for volume in pair)
+        assert np.linalg.norm(first - second) < 0.2
+
+
+def test_volumes_of_a_series_differ_beyond_the_change(template: Template) -> None:
+    """Subtraction does not show a new lesion alone: pose, contrast and noise differ, too."""
+    course = Plan("bright", "new", 2, (0, 1))
+    first, second = draw_volume_series(template, 2, 0, 0, course, 32, 0.5)
+    difference = np.abs(second.voxels.astype(float) - first.voxels)
+    (lesion,) = [solid for solid in second.lesions if solid.kind == "bright"]
+    low, high = (edge.astype(int) for edge in lesion.box(32))
+    inside = difference[low[2] : high[2] + 1, low[1] : high[1] + 1, low[0] : high[0] + 1].sum()
+    assert difference.sum() > 5 * inside
 
 
 def test_field_holds_the_brain(cases: list[Slice]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from medloupe.data.builders import compare
+from medloupe.data.builders import both_orders, compare, headings, order_in_time
 from medloupe.data.builders.prompts import PROMPTS
 from medloupe.errors import DataError
 from medloupe.types import Box, Conversation, ImageRef, Record, Text
@@ -31,8 +31,13 @@ def test_the_earlier_image_comes_first_and_times_are_named(record: Record, prior
     ]
     assert question.strip() in PROMPTS["comparison"]["en"]
     assert (row.id, row.patient_id, row.split) == ("case/comparison", "p1", "test")
-    assert row.attributes == {"sex": "F", "prior": "before", "days_between": "12"} | {
-        "wording": row.attributes["wording"]
+    assert row.attributes == {
+        "sex": "F",
+        "prior": "before",
+        "roles": "Earlier examination | Later examination",
+        "days": "0 | 12",
+        "days_between": "12",
+        "wording": row.attributes["wording"],
     }
 
 
@@ -50,7 +55,111 @@ def test_unknown_dates_are_not_named(record: Record, prior: Record) -> None:
     undated = prior.model_copy(update={"date_offset_days": None})
     row = compare(record, undated, "Same.")
     assert shown(row)[2] == "\nLater examination: "
-    assert "days_between" not in row.attributes
+    assert not {"days_between", "days"} & set(row.attributes)
+
+
+def test_days_may_be_counted_back_from_the_last_examination(record: Record, prior: Record) -> None:
+    row = compare(record, prior, "Same.", counted="before")
+    assert shown(row)[:3:2] == ["Earlier examination (12 days before): ", "\nLater examination: "]
+    row = compare(record, prior, "不变。", counted="before", language="zh")
+    assert shown(row)[:3:2] == ["前一次检查（12天前）：", "\n后一次检查："]
+
+
+@pytest.fixture
+def three(record: Record, prior: Record) -> tuple[Record, Record, Record]:
+    """Days 0, 1 and 12."""
+    surgery = {"id": "surgery", "date_offset_days": 1, "images": (ImageRef(uri="middle.png"),)}
+    return prior, prior.model_copy(update=surgery), record
+
+
+def test_any_number_of_examinations(three: tuple[Record, Record, Record]) -> None:
+    *priors, record = three
+    row = compare(record, priors, "Better.")
+    assert shown(row)[:6] == [
+        "Examination 1: ",
+        "earlier.png",
+        "\nExamination 2 (1 day after the first): ",
+        "middle.png",
+        "\nExamination 3 (12 days after the first): ",
+        "later.png",
+    ]
+    assert shown(row)[6].strip() in PROMPTS["comparison.several"]["en"]
+    assert row.attributes["prior"] == "before | surgery"
+    assert row.attributes["roles"] == "Examination 1 | Examination 2 | Examination 3"
+    assert (row.attributes["days"], row.attributes["days_between"]) == ("0 | 1 | 12", "12")
+    roles = ("手术前", "手术后", "复查")
+    row = compare(record, priors, "好转。", roles=roles, counted="before", language="zh")
+    assert shown(row)[:6:2] == [
+        "手术前（末次检查前12天）：",
+        "\n手术后（末次检查前11天）：",
+        "\n复查：",
+    ]
+    assert compare(record, priors[1:], "Better.").attributes["prior"] == "surgery"
+    row = compare(record, priors, "不变。", language="zh")
+    assert shown(row)[2:5:2] == [
+        "\n第2次检查（首次检查后1天）：",
+        "\n第3次检查（首次检查后12天）：",
+    ]
+
+
+def test_every_pair_of_neighbours_is_checked(three: tuple[Record, Record, Record]) -> None:
+    first, surgery, record = three
+    with pytest.raises(DataError, match="'before' is of patient 'p1', 'surgery' of 'p9'"):
+        compare(record, [first, surgery.model_copy(update={"patient_id": "p9"})], "Same.")
+    with pytest.raises(DataError, match="'surgery' is 1 days later than 'before'"):
+        compare(record, [surgery, first], "Same.")
+    with pytest.raises(DataError, match="2 roles for 3 examinations") as caught:
+        compare(record, [first, surgery], "Same.", roles=("Before", "After"))
+    assert caught.value.fault.field == "roles"
+    with pytest.raises(DataError, match="the earlier study is missing"):
+        compare(record, [], "Same.")
+
+
+def test_headings_leave_out_what_is_not_dated() -> None:
+    assert headings(["A", "B", "C"], [None, 3, 5], "en") == ["A: ", "B: ", "C: "]
+    assert headings(["A", "B", "C"], [1, None, 5], "en") == [
+        "A: ",
+        "B: ",
+        "C (4 days after the first): ",
+    ]
+
+
+def test_the_later_of_two_images_in_both_orders(record: Record, prior: Record) -> None:
+    rows = both_orders(record, prior)
+    assert [row.id for row in rows] == [
+        "case/comparison_order/earlier_first",
+        "case/comparison_order/later_first",
+        "case/comparison_order/earlier_first/zh",
+        "case/comparison_order/later_first/zh",
+    ]
+    said = [(row.images[0].uri, row.answer.text) for row in rows if row.answer]
+    assert said == [
+        ("earlier.png", "second"),
+        ("later.png", "first"),
+        ("earlier.png", "第二张"),
+        ("later.png", "第一张"),
+    ]
+    assert rows[0].question == rows[1].question
+    assert rows[2].question == rows[3].question
+    assert "12" not in rows[0].question  # nor does the text name the days
+    assert {row.attributes["days_between"] for row in rows} == {"12"}
+    assert rows[0].options == ("first", "second")
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"date_offset_days": None}, "no date that is before"),
+        ({"date_offset_days": 12}, "no date that is before"),
+        ({"date_offset_days": 13}, "1 days later than this one"),
+        ({"images": (ImageRef(uri="a.png"), ImageRef(uri="b.png"))}, "has 2 images"),
+    ],
+)
+def test_order_needs_two_dated_images(
+    record: Record, prior: Record, change: dict[str, Any], rule: str
+) -> None:
+    with pytest.raises(DataError, match=rule):
+        order_in_time(record, prior.model_copy(update=change), later_first=True)
 
 
 def test_options(record: Record, prior: Record) -> None:

@@ -18,6 +18,7 @@ from medloupe.data.datasets.covid_chestxray import change, read_records, section
 from medloupe.errors import DataError
 from medloupe.types import Box
 
+SPLITS = ("train", "validation", "test")
 CONFIG = DatasetConfig.parse({"name": "covid_chestxray", "images": "reference"})
 
 
@@ -153,6 +154,9 @@ def test_real_pairs_name_their_prior_and_only_experts_judge_a_change(
         "cxr0239/comparison": "unchanged",  # 0.0
         "cxr0241/comparison": "worse",  # 3.0
         "cxr0242/comparison": "unchanged",  # 0.7
+        "cxr0239/comparison/zh": "不变",
+        "cxr0241/comparison/zh": "加重",
+        "cxr0242/comparison/zh": "不变",
     }
     for item in prepared.conversations:
         assert item.answer is not None
@@ -160,6 +164,25 @@ def test_real_pairs_name_their_prior_and_only_experts_judge_a_change(
     guessed = [r for r in prepared.conversations if r.attributes.get("keyword_change")]
     assert guessed
     assert {r.task for r in guessed} == {"comparison", "follow_up"}
+
+
+def test_every_real_pair_is_asked_which_is_later_in_both_orders(prepared: Dataset) -> None:
+    rows = [row for row in prepared.conversations if row.task == "comparison_order"]
+    answers = Counter((r.language, r.answer.text) for r in rows if r.answer)
+    assert set(answers.values()) == {62}
+    assert set(answers) == {("en", "first"), ("en", "second"), ("zh", "第一张"), ("zh", "第二张")}
+    days = {r.images[0].uri: r.date_offset_days for r in prepared.records}
+    for row in rows:
+        first, second = (days[image.uri] for image in row.images)
+        assert first is not None
+        assert second is not None
+        assert row.answer is not None
+        assert (row.answer.text == row.options[0]) == (first > second)
+    assert {split: len({r.patient_id for r in rows if r.split == split}) for split in SPLITS} == {
+        "train": 21,
+        "validation": 3,
+        "test": 8,
+    }
 
 
 def test_a_small_copy_goes_all_the_way(source: Any, tmp_path: Path, progress: Any) -> None:
@@ -171,6 +194,8 @@ def test_a_small_copy_goes_all_the_way(source: Any, tmp_path: Path, progress: An
     assert answers["a/severity"] == "Extent 4.0 of 8, opacity 2.3 of 6"
     assert answers["a/view"] == "AP supine"
     assert answers["b/comparison"] == "better"
+    assert answers["b/comparison/zh"] == "好转"
+    assert answers["b/comparison_order/later_first"] == "first"
     assert answers["b/follow_up"] == "Less consolidation than before."
     texts = [r.id for r in made.conversations if r.task in ("report", "caption", "follow_up")]
     # b only beside a; c is history alone; d and e share their note
@@ -230,7 +255,15 @@ def test_notes_fall_into_their_headed_parts() -> None:
     [(0.0, "unchanged"), (0.9, "unchanged"), (-0.9, "unchanged"), (1.0, "worse"), (-1.0, "better")],
 )
 def test_a_change_needs_a_whole_point(delta: float, name: str) -> None:
-    assert change(delta) == name
+    assert ("better", "unchanged", "worse")[change(delta)] == name
+
+
+def test_a_pair_without_days_is_not_asked_for_its_order(
+    source: Any, tmp_path: Path, progress: Any
+) -> None:
+    undated = [ROWS[0] | {"day": None}, *ROWS[1:]]
+    made = CONFIG.prepare(tmp_path / "out", root=source(undated, PAIRS), progress=progress)
+    assert {r.task for r in made.conversations if len(r.images) == 2} == {"comparison", "follow_up"}
 
 
 def test_faulty_rows_are_named(source: Any, tmp_path: Path, progress: Any) -> None:

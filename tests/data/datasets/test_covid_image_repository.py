@@ -109,6 +109,25 @@ def test_real_changes_of_projection_are_asked_as_often_as_none(prepared: Dataset
         assert row.answer.text == ("yes" if same else "no")
 
 
+def test_every_real_pair_is_asked_which_is_later_in_both_orders(
+    prepared: Dataset, shared_data: Path
+) -> None:
+    pairs = json.loads((shared_data / "cxr_hannover" / "pairs.json").read_text())
+    rows = [row for row in prepared.conversations if row.task == "comparison_order"]
+    answers = Counter((row.split, row.language, row.answer.text) for row in rows if row.answer)
+    assert sum(answers.values()) == 4 * len(pairs) == 440
+    for split, times, patients in (("train", 86, 24), ("validation", 2, 1), ("test", 22, 3)):
+        assert {answers[split, "en", a] for a in ("first", "second")} == {times}
+        assert {answers[split, "zh", a] for a in ("第一张", "第二张")} == {times}
+        assert len({row.patient_id for row in rows if row.split == split}) == patients
+    later = {pair["current"]: pair["prior"] for pair in pairs}
+    for row in rows:
+        first, second = (image.study for image in row.images)
+        assert row.answer is not None
+        place = row.options.index(row.answer.text)
+        assert later[(first, second)[place]] == (first, second)[1 - place]
+
+
 def test_series_are_ordered_by_day_and_pictures_of_one_day_have_no_order(source: Any) -> None:
     records = {record.id: record for record in read_records(source(*ROWS))}
     assert {name: record.prior for name, record in records.items()} == {
@@ -150,7 +169,13 @@ def test_a_small_copy_goes_all_the_way(source: Any, tmp_path: Path, progress: An
     assert made.card.partial == "7 of 243 radiographs, 3 of 71 patients"
     tasks = Counter(row.task for row in made.conversations)
     # of the changes: a1 -> a2 no, a2 -> a3 no, c2 -> c3 yes; one of each stays
-    assert tasks == {"projection": 7, "projection_change": 2, "rec": 2, "reg": 2}
+    assert tasks == {
+        "projection": 7,
+        "projection_change": 2,
+        "comparison_order": 12,  # three pairs, two orders, two languages
+        "rec": 2,
+        "reg": 2,
+    }
     crop = next(record for record in made.records if record.id == "a1-square")
     assert crop.prior is None
     assert crop.patient_id == "p1"

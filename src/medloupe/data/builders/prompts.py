@@ -202,6 +202,34 @@ PROMPTS: Mapping[str, Wordings] = {
             "请描述从前一次到后一次检查的变化过程。",
         ),
     },
+    "comparison.several": {
+        "en": (
+            "Compare these examinations.",
+            "What has changed from the first of these examinations to the last?",
+            "How does the last examination differ from the first one?",
+            "Describe the course over these examinations.",
+        ),
+        "zh": (
+            "请对比以上各次检查。",
+            "从首次检查到末次检查有何变化？",
+            "末次检查与首次检查相比有何不同？",
+            "请描述这几次检查之间的变化过程。",
+        ),
+    },
+    "order": {
+        "en": (
+            "Which of the two images was taken later, the first or the second?",
+            "Both images show the same patient. Is the first or the second the later one?",
+            "Which image is the follow-up: the first or the second?",
+            "Put the images in order of time: was the first or the second taken later?",
+        ),
+        "zh": (
+            "哪一张图像拍摄得更晚，第一张还是第二张？",
+            "两张图像属于同一患者，较晚的是第一张还是第二张？",
+            "哪一张是复查图像：第一张还是第二张？",
+            "请按时间判断：第一张和第二张中哪一张拍摄得更晚？",
+        ),
+    },
 }
 
 

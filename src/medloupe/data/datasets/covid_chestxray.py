@@ -9,7 +9,10 @@ copy is a record of its own ("cxr0001-hires"): its boxes are in its own pixels.
   "Imaging Notes" are the findings. A note that stands with several images is asked about none, and one
   of a follow-up is asked for only with the earlier image beside it.
 - `keyword_change` was guessed from words of the note: an attribute of the conversation, never an answer.
-  Three pairs have an expert's score of both images, and only these ask whether the disease got worse.
+  Three pairs (of two patients, none better) have an expert's score of both images, and only these ask
+  whether the disease got worse: rows to look at, too few to measure with.
+- Every pair is asked which image is the later one, in both orders. The days answer that, whether or
+  not a reader could.
 - The finding (COVID-19, Pneumocystis, ...) was not read from the image, but known from elsewhere. It is a
   label of the record; `diagnosis=true` asks for it all the same.
 """
@@ -24,9 +27,11 @@ from typing import Any
 
 from medloupe.data.balance import even_out
 from medloupe.data.builders import (
+    both_orders,
     caption,
     classify,
     compare,
+    days_between,
     describe_region,
     diagnose,
     ground,
@@ -40,7 +45,7 @@ from medloupe.data.datasets.published import PublishedConfig, Reading
 from medloupe.data.fields import listed_boxes, mapping, number
 from medloupe.data.source import read_json_list, require
 from medloupe.errors import DataError
-from medloupe.types import Box, Conversation, ImageRef, Record
+from medloupe.types import Box, Conversation, ImageRef, Language, Record
 
 NAME = "covid_chestxray"
 # The radiographs with lung boxes (README of the lung boxes, commit 103688c), from which these are.
@@ -48,7 +53,13 @@ PUBLISHED = {"radiographs": 616}
 HIRES = "-hires"
 SHARED = "images_with_this_note"
 VIEWS = ("PA", "AP", "AP supine")
-CHANGES = ("better", "unchanged", "worse")
+_CHANGE: Mapping[Language, tuple[str, tuple[str, ...]]] = {
+    "en": (
+        "Is the lung involvement better, unchanged or worse in the later examination?",
+        ("better", "unchanged", "worse"),
+    ),
+    "zh": ("后一次检查中肺部受累是好转、不变还是加重？", ("好转", "不变", "加重")),
+}
 # A change of the extent (0 to 8, the mean of three readers) below one point is no change.
 LEAST_CHANGE = 1.0
 _HEADINGS = {"presentation": "history", "imaging notes": "findings", "discussion": "discussion"}
@@ -82,9 +93,11 @@ CARD = DatasetCard(
         "presence",
         "severity",
         "comparison",
+        "comparison_order",
         "follow_up",
     ),
     splits="by patient",
+    languages=("en", "zh"),
     published=PUBLISHED,
 )
 
@@ -296,18 +309,25 @@ def _comparisons(records: Sequence[Record], path: Path) -> Iterator[Conversation
             yield _marked(compare(record, prior, said, task="follow_up"), guess)
         delta = number(pair, "severity_delta", file=path, name=record.id)
         if delta is not None:
-            answer = change(delta)
-            yield _marked(compare(record, prior, answer, options=CHANGES, question=_CHANGE), guess)
+            for row in _changes(record, prior, change(delta)):
+                yield _marked(row, guess)
+        if days_between(prior, record):
+            yield from both_orders(record, prior)
 
 
-_CHANGE = "Is the lung involvement better, unchanged or worse in the later examination?"
+def _changes(record: Record, prior: Record, place: int) -> Iterator[Conversation]:
+    for language, (question, options) in _CHANGE.items():
+        yield compare(
+            record, prior, options[place], options=options, question=question, language=language
+        )
 
 
-def change(delta: float) -> str:
-    """The class of a change of the expert's extent score."""
+def change(delta: float) -> int:
+    """The class of a change of the expert's extent score, as its place among the options: better,
+    unchanged, worse."""
     if abs(delta) < LEAST_CHANGE:
-        return "unchanged"
-    return "worse" if delta > 0 else "better"
+        return 1
+    return 2 if delta > 0 else 0
 
 
 def _marked(row: Conversation, guess: str | None) -> Conversation:

@@ -5,7 +5,9 @@ picture to the event, so a negative `admission_offset` of -5 is the fifth day in
 values are published rounded, "-inf" below the limit of detection. Nobody wrote reports or judged
 changes: what happened to a patient stands in attributes (laboratory values, days until intensive care
 or death), and the earlier study of each patient in `prior`. All that is asked is what can be seen: the
-projection, whether it changed, and where the lungs are.
+projection, whether it changed, and where the lungs are; and which of two pictures of consecutive days is
+the later one. The dates answer that, whether or not a reader could: it is asked in both orders, so that
+chance is one half for every patient.
 
 `lung_boxes_sq.json` with `images_sq/` are square crops with boxes of both lungs by General Blockchain;
 each is a record of its own ("00870a9c-square"), since its pixels are its own.
@@ -19,7 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from medloupe.data.balance import even_out
-from medloupe.data.builders import classify, compare, describe_region, refer
+from medloupe.data.builders import both_orders, classify, compare, describe_region, refer
 from medloupe.data.dataset import DatasetCard, Progress
 from medloupe.data.datasets.published import PublishedConfig, Reading
 from medloupe.data.fields import listed_boxes, mapping
@@ -46,8 +48,9 @@ CARD = DatasetCard(
     citation="Winther HB et al. COVID-19 Image Repository. doi:10.6084/m9.figshare.12275009; "
     "General Blockchain Inc. lung bounding boxes (2020).",
     access="https://github.com/ml-workgroup/covid-19-image-repository",
-    tasks=("projection", "projection_change", "rec", "reg"),
+    tasks=("projection", "projection_change", "comparison_order", "rec", "reg"),
     splits="by patient",
+    languages=("en", "zh"),
     published=PUBLISHED,
 )
 
@@ -59,13 +62,14 @@ class CovidImageRepositoryConfig(PublishedConfig):
         records = read_records(source)
         whole = [record for record in records if not record.id.endswith(SQUARE)]
         by_id = {record.id: record for record in whole}
-        changes = (_change(r, by_id[r.prior]) for r in whole if r.prior is not None)
+        pairs = [(record, by_id[record.prior]) for record in whole if record.prior is not None]
         return Reading(
             card=CARD,
             images=source,
             conversations=[
                 *(_projection(record) for record in whole),
-                *even_out(changes),
+                *even_out(_change(*pair) for pair in pairs),
+                *(row for pair in pairs for row in both_orders(*pair)),
                 *(row for record in records for row in _lungs(record)),
             ],
             records=records,

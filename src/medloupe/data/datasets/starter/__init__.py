@@ -20,7 +20,9 @@ lesion; *vascular*, a wedge, streak or crescent lesion; *inflammatory*, any othe
 
 **Size**: small below 5 % of the image's width, large above; lesions within a tenth of the cut are
 not asked about. **Change**: grown or shrunk if the width changes by more than a quarter (drawn
-are factors of 1.5 to 2.2), new and gone if it is absent before or after, else unchanged.
+are factors of 1.5 to 2.2), new and gone if it is absent before or after, else unchanged. The task
+`comparison` asks for the course of all lesions in one answer, under roles ("after surgery") and days
+that say nothing about it; `volume_change` asks about pairs of volumes as `change` does about slices.
 
 **Balance.** Closed questions are asked equally often with every answer, for exactly the same
 words, in every split. **Splits** are by patient: of every ten, seven train, one validates, two
@@ -40,11 +42,11 @@ from medloupe.data.dataset import CARD_FILE, Dataset, DatasetCard, Progress, wri
 from medloupe.data.datasets.base import DatasetConfig
 from medloupe.data.datasets.starter.cases import DATASET, LICENCE
 from medloupe.data.datasets.starter.make import make_all
-from medloupe.data.datasets.starter.questions import TASKS, Task, conversations
+from medloupe.data.datasets.starter.questions import ON_REQUEST, TASKS, Task, conversations
 from medloupe.errors import DataError
 from medloupe.types import Language
 
-__all__ = ["TASKS", "StarterConfig", "Task"]
+__all__ = ["ON_REQUEST", "TASKS", "StarterConfig", "Task"]
 
 CITATION = (
     "Fonov V, Evans AC, McKinstry RC, Almli CR, Collins DL. Unbiased nonlinear average "
@@ -61,7 +63,8 @@ class StarterConfig(DatasetConfig):
 
     `size` is the slices' side in pixels, `volume_size` the volumes' in voxels. `conspicuity` is
     the lesions' contrast to the tissue around them: 0.5 is moderate, 1 plain. `lesion_width` is the
-    range of widths in 2D as fractions of the image's width.
+    range of widths in 2D as fractions of the image's width. `tasks` are what is asked; `comparison` and
+    `volume_change` only if named, the latter about as many pairs of volumes as `series_per_patient`.
     """
 
     seed: int = Field(default=0, ge=0)
@@ -86,6 +89,12 @@ class StarterConfig(DatasetConfig):
             )
         if not (self.slices_per_patient or self.series_per_patient or self.volumes_per_patient):
             raise ValueError("no images: set slices_, series_ or volumes_per_patient above 0")
+        named = [task for task in ON_REQUEST if task in self.tasks]
+        if named and not self.series_per_patient:
+            raise ValueError(
+                f"{named[0]} is asked about several examinations, and there are none: set "
+                "series_per_patient above 0, or leave it out of tasks"
+            )
         for name in ("tasks", "languages"):
             if len(set(getattr(self, name))) != len(getattr(self, name)) or not getattr(self, name):
                 raise ValueError(f"{name} is empty or names one twice")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import multiprocessing
 import tempfile
 from collections.abc import Iterator
@@ -23,9 +24,11 @@ from PIL import Image
 from medloupe.data.datasets.starter.anatomy import Template, load_template
 from medloupe.data.datasets.starter.cases import Finding, make_record
 from medloupe.data.datasets.starter.patients import Slice, draw_slice
+from medloupe.data.datasets.starter.questions import VOLUME_CHANGE
 from medloupe.data.datasets.starter.render import render
 from medloupe.data.datasets.starter.series import draw_series, plan
-from medloupe.data.datasets.starter.volumes import Solid, draw_volume
+from medloupe.data.datasets.starter.volume_series import draw_volume_series, plan_volumes
+from medloupe.data.datasets.starter.volumes import Solid, Volume, draw_volume
 from medloupe.errors import DataError
 from medloupe.types import Box, ImageRef, Record, Split
 
@@ -111,6 +114,7 @@ def make_patient(
             *_slices(template, config, out, patient),
             *_series(template, config, out, patient),
             *_volumes(template, config, out, patient),
+            *_volume_series(template, config, out, patient),
         ]
     except OSError as error:
         raise DataError(
@@ -136,14 +140,20 @@ def _series(
         cases = draw_series(
             template, config.seed, patient.number, number, course, config.lesion_width
         )
-        rng = np.random.default_rng((config.seed, patient.number, 7, number))
-        day, prior = 0.0, None
-        for time, case in enumerate(cases):
-            name = f"{patient.name}-c{number}t{time}"
-            yield _slice_record(
-                case, config, out, patient, name, f"{patient.name}-c{number}", prior, day
-            )
-            day, prior = day + float(rng.integers(60, 400)), name
+        series = f"{patient.name}-c{number}"
+        visits = _visits(series, (config.seed, patient.number, 7, number))
+        for case, (name, prior, day) in zip(cases, visits, strict=False):
+            yield _slice_record(case, config, out, patient, name, series, prior, day)
+
+
+def _visits(series: str, key: tuple[int, ...]) -> Iterator[tuple[str, str | None, float]]:
+    """Name, name of the one before, and day of each examination of a series, without end."""
+    rng = np.random.default_rng(key)
+    prior, day = None, 0.0
+    for time in itertools.count():
+        name = f"{series}t{time}"
+        yield name, prior, day
+        prior, day = name, day + float(rng.integers(60, 400))
 
 
 def _slice_record(
@@ -177,19 +187,56 @@ def _volumes(
     template: Template, config: StarterConfig, out: Path, patient: Patient
 ) -> Iterator[Record]:
     for number in range(config.volumes_per_patient):
-        name, size = f"{patient.name}-v{number}", config.volume_size
         volume = draw_volume(
-            template, config.seed, patient.number, number, size, config.conspicuity
+            template,
+            config.seed,
+            patient.number,
+            number,
+            config.volume_size,
+            config.conspicuity,
         )
-        yield make_record(
-            name,
-            patient=patient.name,
-            split=patient.split,
-            image=_written(out, f"volumes/{name}.nii", volume.to_nifti(), "volume"),
-            plane="volume",
-            findings=[_solid_finding(solid, size) for solid in volume.lesions],
-            affine=volume.affine,
+        yield _volume_record(volume, out, patient, f"{patient.name}-v{number}")
+
+
+def _volume_series(
+    template: Template, config: StarterConfig, out: Path, patient: Patient
+) -> Iterator[Record]:
+    """As many as there are series of slices, where a task asks about them."""
+    if VOLUME_CHANGE not in config.tasks:
+        return
+    for number in range(config.series_per_patient):
+        volumes = draw_volume_series(
+            template,
+            config.seed,
+            patient.number,
+            number,
+            plan_volumes(patient.rank * config.series_per_patient + number),
+            config.volume_size,
+            config.conspicuity,
         )
+        series = f"{patient.name}-w{number}"
+        visits = _visits(series, (config.seed, patient.number, 9, number))
+        for volume, (name, prior, day) in zip(volumes, visits, strict=False):
+            yield _volume_record(volume, out, patient, name, series, prior, day)
+
+
+def _volume_record(
+    volume: Volume, out: Path, patient: Patient, name: str,
+    series: str = "", prior: str | None = None, day: float | None = None,
+) -> Record:  # fmt: skip
+    """Write one volume."""
+    return make_record(
+        name,
+        patient=patient.name,
+        split=patient.split,
+        image=_written(out, f"volumes/{name}.nii", volume.to_nifti(), "volume"),
+        plane="volume",
+        findings=[_solid_finding(solid, volume.voxels.shape[0]) for solid in volume.lesions],
+        affine=volume.affine,
+        study={"series": series} if series else None,
+        prior=prior,
+        days=day,
+    )
 
 
 def _solid_finding(solid: Solid, size: int) -> Finding:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
+from medloupe.data.builders.compare import Counted, headings
 from medloupe.data.datasets.starter.anatomy import PLANES
 from medloupe.data.datasets.starter.cases import CLEAR, DATASET, DIAGNOSES, LICENCE, Case, Finding
 from medloupe.data.datasets.starter.lesions import KINDS
@@ -44,8 +45,13 @@ Task = Literal[
     "volume_presence",
     "volume_side",
     "volume_rec",
+    "comparison",
+    "volume_change",
 ]
-TASKS: tuple[Task, ...] = get_args(Task)
+VOLUME_CHANGE: Task = "volume_change"
+# Asked only where they are named, so that data sets of older configs stay what they are.
+ON_REQUEST: tuple[Task, ...] = ("comparison", VOLUME_CHANGE)
+TASKS: tuple[Task, ...] = tuple(task for task in get_args(Task) if task not in ON_REQUEST)
 CHOICES = 4  # options of the question for a kind
 
 
@@ -53,7 +59,8 @@ CHOICES = 4  # options of the question for a kind
 class Row:
     """A question before it is a conversation. `answer` names an option, or is the content itself.
 
-    `slots` fill the wording, `about` become attributes.
+    `slots` fill the wording, `about` become attributes. `headings` stand before the images, by
+    default the number of each examination where there are several.
     """
 
     task: Task
@@ -64,6 +71,7 @@ class Row:
     slots: Mapping[str, str] = field(default_factory=dict)
     asked: tuple[Part, ...] = ()
     about: Mapping[str, str] = field(default_factory=dict)
+    headings: tuple[str, ...] = ()
 
     @property
     def group(self) -> tuple[str, ...]:
@@ -91,17 +99,18 @@ def conversations(
 
 def _rows(task: Task, cases: list[Case], words: Words, rng: np.random.Generator) -> list[Row]:
     """The rows of one task, language and split; closed ones balanced."""
-    volumes = [case for case in cases if case.plane == "volume"]
-    slices = [case for case in cases if case.plane != "volume" and not case.series]
+    of_volumes = task.startswith("volume_")
+    cases = [case for case in cases if (case.plane == "volume") == of_volumes]
+    if task in ("change", VOLUME_CHANGE):
+        return balanced(list(_change_rows(task, cases)), rng)
+    if task == "comparison":
+        return list(_comparison_rows(cases, words))
+    alone = [case for case in cases if not case.series]
     if task in OPEN:
-        return list(OPEN[task](volumes if task == "volume_rec" else slices, words))
+        return list(OPEN[task](alone, words))
     if task == "kind":
-        return _kind_rows(slices, rng)
-    if task == "change":
-        return balanced(list(_change_rows(cases)), rng)
-    if task in ("volume_presence", "volume_side"):
-        return balanced(list(CLOSED[task](volumes)), rng)
-    return balanced(list(CLOSED[task](slices)), rng)
+        return _kind_rows(alone, rng)
+    return balanced(list(CLOSED[task](alone)), rng)
 
 
 def balanced(rows: Sequence[Row], rng: np.random.Generator) -> list[Row]:
@@ -217,29 +226,74 @@ def _without_others(cases: Sequence[Case], kind: str, kinds: Sequence[str]) -> C
     return next((case for case in cases if not case.kinds & others), None)
 
 
-def _change_rows(cases: Sequence[Case]) -> Iterator[Row]:
+def _change_rows(task: Task, cases: Sequence[Case]) -> Iterator[Row]:
     """Every pair of examinations that ends with the last one, for every kind of lesion in them."""
-    series: defaultdict[str, list[Case]] = defaultdict(list)
-    for case in cases:
-        if case.series:
-            series[case.series].append(case)
-    for times in series.values():
+    for times in _series(cases):
         for first, last in combinations(range(len(times)), 2):
             if last == len(times) - 1:
-                yield from _changes_between(times, first, last)
+                yield from _changes_between(task, times, first, last)
 
 
-def _changes_between(times: Sequence[Case], first: int, last: int) -> Iterator[Row]:
+def _series(cases: Sequence[Case]) -> Iterable[tuple[Case, ...]]:
+    """The examinations of each series, first to last."""
+    series: defaultdict[str, tuple[Case, ...]] = defaultdict(tuple)
+    for case in cases:
+        if case.series:
+            series[case.series] += (case,)
+    return series.values()
+
+
+def _changes_between(task: Task, times: tuple[Case, ...], first: int, last: int) -> Iterator[Row]:
     wording = "change" if len(times) == 2 else "change_between"
     place = {} if len(times) == 2 else {"first": str(first), "last": str(last)}
+    # rows of `change` were without days before there was `volume_change`, and stay what they were
+    when = _when(times) if task == VOLUME_CHANGE else {}
+    for known, change in _changes(times[first], times[last]):
+        slots, about = {"kind": known.kind} | place, _about(known) | when
+        yield Row(task, times, wording, change, CHANGES, slots, about=about)
+
+
+def _changes(before: Case, after: Case) -> Iterator[tuple[Finding, str]]:
+    """Each lesion of either examination, as last seen, with what became of it."""
     for kind in KINDS:
-        before, after = times[first].only(kind), times[last].only(kind)
-        change = judge(before.width if before else None, after.width if after else None)
-        known = after or before
-        if change is None or known is None:
-            continue
-        slots, about = {"kind": kind} | place, _about(known)
-        yield Row("change", tuple(times), wording, change, CHANGES, slots, about=about)
+        old, new = before.only(kind), after.only(kind)
+        change = judge(old.width if old else None, new.width if new else None)
+        known = new or old
+        if change is not None and known is not None:
+            yield known, change
+
+
+def _comparison_rows(cases: Sequence[Case], words: Words) -> Iterator[Row]:
+    """The course of all lesions from the first examination to the last, under roles and dates.
+
+    A hash of the series chooses the roles, so "after surgery" says nothing about what happened.
+    """
+    for times in _series(cases):
+        choices, draw = words.roles[len(times)], zlib.crc32(times[0].series.encode())
+        roles = choices[draw % len(choices)]
+        counted: Counted = "before" if draw // len(choices) % 2 else "after"
+        changes = [(f.kind, f.side, change) for f, change in _changes(times[0], times[-1])]
+        yield Row(
+            "comparison",
+            times,
+            "comparison" if len(times) == 2 else "comparison_between",
+            (Text(text=words.course(changes)),),
+            headings=tuple(headings(roles, _days(times), words.language, counted)),
+            about=_widest(times[-1]) | {"roles": " | ".join(roles)} | _when(times),
+        )
+
+
+def _days(times: Sequence[Case]) -> list[float]:
+    return [case.record.date_offset_days or 0.0 for case in times]
+
+
+def _when(times: Sequence[Case]) -> dict[str, str]:
+    """The days of the examinations, as the builder of comparisons writes them."""
+    days = _days(times)
+    return {
+        "days": " | ".join(f"{day:g}" for day in days),
+        "days_between": f"{days[-1] - days[0]:g}",
+    }
 
 
 CLOSED: Mapping[str, Callable[[Sequence[Case]], Iterator[Row]]] = {
@@ -337,12 +391,13 @@ def _conversation(row: Row, language: Language) -> Conversation:
 
 
 def _pictures(row: Row, words: Words) -> list[Text | ImageRef | Box]:
-    """The images, each after its examination where there are several."""
+    """The images, each after its heading where there are several."""
     if len(row.cases) == 1:
         return [row.cases[0].image]
+    numbered = [words.examination.format(ordinal=ordinal) for ordinal in words.ordinals]
     parts: list[Text | ImageRef | Box] = []
-    for ordinal, case in zip(words.ordinals, row.cases, strict=False):
-        parts += [Text(text=words.examination.format(ordinal=ordinal)), case.image]
+    for heading, case in zip(row.headings or numbered, row.cases, strict=False):
+        parts += [Text(text=heading), case.image]
     return parts
 
 

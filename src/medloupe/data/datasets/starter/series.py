@@ -81,7 +81,7 @@ def draw_series(
     factor = float(rng.uniform(*GROWTH))
     first, lesion, others = _first_slice(template, anatomy, course, factor, widths, rng)
     cases = []
-    for time, size in enumerate(_sizes(course, factor, rng)):
+    for time, size in enumerate(relative_sizes(course, factor, rng)):
         case = first if time == 0 else _later(template, first, rng)
         present = [(lesion, size)] if size else []
         present += [(other, 1.0) for other in others]
@@ -90,7 +90,7 @@ def draw_series(
     return tuple(cases)
 
 
-def _sizes(course: Plan, factor: float, rng: np.random.Generator) -> list[float]:
+def relative_sizes(course: Plan, factor: float, rng: np.random.Generator) -> list[float]:
     """The lesion's size at each time relative to its largest; 0 where it is absent.
 
     What the question does not ask about (the third examination) is as before or as after.
@@ -145,15 +145,20 @@ def _later(template: Template, first: Slice, rng: np.random.Generator) -> Slice:
     frame = first.frame.copy()
     frame[:, :3] = first.frame[:, :3] @ turn
     frame[:, 3] += first.frame[:, :3] @ np.array([*rng.normal(0, 2.5, size=2), 0.0])
-    csf, grey, white = np.array(first.anatomy.tissue) + rng.normal(0, 0.025, size=3)
-    anatomy = replace(
-        first.anatomy,
-        gamma=first.anatomy.gamma * float(rng.uniform(0.85, 1.18)),
+    anatomy = another_day(first.anatomy, rng)
+    maps = sample_slice(template, anatomy, frame)
+    return replace(first, frame=frame, anatomy=anatomy, maps=maps)
+
+
+def another_day(anatomy: Anatomy, rng: np.random.Generator) -> Anatomy:
+    """The same brain with the contrast and the shading of another examination."""
+    csf, grey, white = np.array(anatomy.tissue) + rng.normal(0, 0.025, size=3)
+    return replace(
+        anatomy,
+        gamma=anatomy.gamma * float(rng.uniform(0.85, 1.18)),
         tissue=(float(csf), float(grey), float(white)),
         bias=rng.normal(0, 0.05, size=3),
     )
-    maps = sample_slice(template, anatomy, frame)
-    return replace(first, frame=frame, anatomy=anatomy, maps=maps)
 
 
 def _seen(first: Frame, case: Slice, lesion: Lesion, scale: float) -> Lesion:

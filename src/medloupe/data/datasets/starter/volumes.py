@@ -36,6 +36,7 @@ from medloupe.data.datasets.starter.anatomy import (
 from medloupe.data.datasets.starter.lesions import PAINTERS
 from medloupe.data.datasets.starter.patients import (
     MIDLINE_MM,
+    Frame,
     box_mean,
     patient_anatomy,
     rotation,
@@ -88,8 +89,12 @@ def paint_local(
 
 
 def draw_solid(kind: str, rng: np.random.Generator) -> Solid:
-    """A solid at random, measured on a grid so that the longest side of its tight box is 1."""
-    turn = rotation(rng.uniform(0, 2 * np.pi, size=3))
+    """A solid at random, its longest side 1."""
+    return fitted(kind, rotation(rng.uniform(0, 2 * np.pi, size=3)))
+
+
+def fitted(kind: str, turn: NDArray[np.float64]) -> Solid:
+    """A solid measured on a grid so that the longest side of its tight box is 1."""
     count, reach = 64, 1.5
     axis = (np.arange(count) + 0.5) * (2 * reach / count) - reach
     points = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1)
@@ -135,19 +140,46 @@ def draw_volume(
 ) -> Volume:  # fmt: skip
     """Volume `number` of `patient`; `lesions=False` draws the same one without them."""
     rng = np.random.default_rng((seed, patient, 5, number))
+    scene = sample_scene(template, patient_anatomy(seed, patient), draw_pose(rng), size)
+    planted = _place(scene, rng)
+    return scan(scene, planted, conspicuity, rng, lesions=lesions)
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A brain as one volume cuts it: `maps` `[4, D, H, W]`, `points` `[D, H, W, 3]` in patient mm."""
+
+    anatomy: Anatomy
+    frame: Frame
+    maps: NDArray[np.float32]
+    points: NDArray[np.float64]
+
+    @property
+    def size(self) -> int:
+        return len(self.maps[0])
+
+
+def draw_pose(rng: np.random.Generator) -> Frame:
+    """The frame of a volume: a few degrees and mm of head position."""
     frame = np.zeros((3, 4))
     frame[:, :3] = AXES["axial"] @ rotation(np.radians(rng.normal(0, 2.5, size=3)))
     frame[:, 3] = np.array(CENTRE) + rng.normal(0, 3.0, size=3)
-    anatomy = patient_anatomy(seed, patient)
-    maps, points = _sampled(template, anatomy, frame, size)
-    planted = _place(maps, frame, points, rng)
-    picture = blend(anatomy, maps[T1], maps[GREY], maps[WHITE]) * maps[BRAIN]
+    return frame
+
+
+def scan(
+    scene: Scene, planted: tuple[Solid, ...], conspicuity: float, rng: np.random.Generator,
+    *, lesions: bool = True,
+) -> Volume:  # fmt: skip
+    """The voxels of a scene with its lesions and noise; `lesions=False` leaves them undrawn."""
+    maps, size = scene.maps, scene.size
+    picture = blend(scene.anatomy, maps[T1], maps[GREY], maps[WHITE]) * maps[BRAIN]
     for solid in planted if lesions else ():
         _plant(picture, solid, conspicuity)
     noise = rng.standard_normal((2, *picture.shape), dtype=np.float32) * np.float32(NOISE)
     affine = np.eye(4)
-    affine[:3, :3] = frame[:, :3] * (FIELD_MM / size)
-    affine[:3, 3] = frame @ np.array([*[FIELD_MM * (0.5 / size - 0.5)] * 3, 1.0])
+    affine[:3, :3] = scene.frame[:, :3] * (FIELD_MM / size)
+    affine[:3, 3] = scene.frame @ np.array([*[FIELD_MM * (0.5 / size - 0.5)] * 3, 1.0])
     return Volume(
         voxels=to_bytes(np.hypot(picture + noise[0], noise[1])),
         affine=affine,
@@ -156,50 +188,56 @@ def draw_volume(
     )
 
 
-def _sampled(
-    template: Template, anatomy: Anatomy, frame: NDArray[np.float64], size: int
-) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """The template's maps `[4, D, H, W]` and the patient mm `[D, H, W, 3]` of each voxel."""
+def sample_scene(template: Template, anatomy: Anatomy, frame: Frame, size: int) -> Scene:
+    """The template's maps and the patient mm of each voxel."""
     centres = cell_centres(size)
     w, v, u = np.meshgrid(centres, centres, centres, indexing="ij")
     points = np.stack([u, v, w], axis=-1) @ frame[:, :3].T + frame[:, 3]
     voxels = to_voxels(template, anatomy.to_template(points)).astype(np.float32)
-    return sample(template, np.ascontiguousarray(np.moveaxis(voxels, -1, 0))), points
+    maps = sample(template, np.ascontiguousarray(np.moveaxis(voxels, -1, 0)))
+    return Scene(anatomy, frame, maps, points)
 
 
-def _place(
-    maps: NDArray[np.float32],
-    frame: NDArray[np.float64],
-    points: NDArray[np.float64],
-    rng: np.random.Generator,
-) -> tuple[Solid, ...]:
+def _place(scene: Scene, rng: np.random.Generator) -> tuple[Solid, ...]:
     """Up to `MOST_LESIONS` lesions of different kinds that do not overlap."""
-    size = maps.shape[1]
-    brain, tissue = maps[BRAIN], maps[GREY] + maps[WHITE]
-    free = np.ones_like(brain)
+    room = Room(scene)
     count = int(rng.integers(MOST_LESIONS + 1))
-    placed = []
-    for kind in rng.choice(VOLUME_KINDS, size=count, replace=False).tolist():
-        width = float(np.exp(rng.uniform(*np.log(WIDTHS))))
+    kinds = rng.choice(VOLUME_KINDS, size=count, replace=False).tolist()
+    placed = [room.add(kind, WIDTHS, rng) for kind in kinds]
+    return tuple(solid for solid in placed if solid is not None)
+
+
+class Room:
+    """The free tissue of one volume; lesions go into it."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.frame, self.size = scene.frame, scene.size
+        self.brain, self.tissue = scene.maps[BRAIN], scene.maps[GREY] + scene.maps[WHITE]
+        self.free = np.ones_like(self.brain)
+        self.from_midline = np.abs(scene.points[..., 0])
+
+    def add(self, kind: str, widths: tuple[float, float], rng: np.random.Generator) -> Solid | None:
+        """A lesion of log-uniform width off the midline, apart from the others; None if none fits."""
+        width, size = float(np.exp(rng.uniform(*np.log(widths)))), self.size
         solid = replace(draw_solid(kind, rng), width=width)
         half = max(1, round(width * size / 2))
-        fits = (box_mean(brain, half) > 0.97) & (box_mean(tissue, half) > 0.7)
-        fits &= box_mean(free, half + 1) > 0.999
-        fits &= np.abs(points[..., 0]) > width * FIELD_MM * 0.55 + MIDLINE_MM
+        fits = (box_mean(self.brain, half) > 0.97) & (box_mean(self.tissue, half) > 0.7)
+        fits &= box_mean(self.free, half + 1) > 0.999
+        fits &= self.from_midline > width * FIELD_MM * 0.55 + MIDLINE_MM
         cells = np.argwhere(fits)
         if len(cells) == 0:
-            continue
+            return None
         cell = cells[int(rng.integers(len(cells)))][::-1]
         solid = replace(solid, centre=(cell + rng.uniform(0.25, 0.75, size=3)) / size)
         low, high = solid.box(size)
         x1, y1, z1 = np.floor(low).astype(int)
         x2, y2, z2 = np.ceil(high).astype(int)
-        free[z1:z2, y1:y2, x1:x2] = 0
-        placed.append(replace(solid, side=_side(frame, solid)))
-    return tuple(placed)
+        self.free[z1:z2, y1:y2, x1:x2] = 0
+        return replace(solid, side=side_of_solid(self.frame, solid))
 
 
-def _side(frame: NDArray[np.float64], solid: Solid) -> str:
+def side_of_solid(frame: Frame, solid: Solid) -> str:
+    """The patient's side on which the whole box of a solid lies, or ""."""
     low, high = solid.box(1)
     corners = np.stack(np.meshgrid(*zip(low, high, strict=True)), axis=-1).reshape(-1, 3)
     return side_of_points(list((corners - 0.5) * FIELD_MM @ frame[:, :3].T + frame[:, 3]))

@@ -10,8 +10,10 @@ from medloupe.types import Language
 
 @dataclass(frozen=True)
 class Words:
-    """One language. `questions` have slots: kind, options, first, last."""
+    """One language. `questions` have slots: kind, options, first, last. `roles` are what two or three
+    examinations may be called."""
 
+    language: Language
     questions: Mapping[str, str]
     names: Mapping[str, str]
     ordinals: tuple[str, str, str]
@@ -25,6 +27,9 @@ class Words:
     report_none: str
     mention: str
     mention_on: str
+    roles: Mapping[int, Sequence[tuple[str, ...]]]
+    course_of: str
+    course_comma: str
 
     def spoken(self, slot: str, value: str) -> str:
         """What fills a slot: a name, "ring, dark or wedge", or "first"."""
@@ -46,6 +51,17 @@ class Words:
             diagnosis=self.names[diagnosis],
         )
 
+    def course(self, changes: Sequence[tuple[str, str, str]]) -> str:
+        """What became of lesions (kind, side, change) between two examinations."""
+        said = [
+            self.course_of.format(
+                lesion=self._sided(self.mention, self.mention_on, kind, side),
+                change=self.names[change],
+            )
+            for kind, side, change in changes
+        ]
+        return self.course_comma.join(said) or self.no_lesion
+
     def _sided(self, plain: str, sided: str, kind: str, side: str) -> str:
         if not side:
             return plain.format(kind=self.names[kind])
@@ -53,6 +69,7 @@ class Words:
 
 
 ENGLISH = Words(
+    language="en",
     questions={
         "plane": "Which plane is this?",
         "presence": "Is there a {kind} lesion?",
@@ -64,6 +81,8 @@ ENGLISH = Words(
         "change": "How has the {kind} lesion changed?",
         "change_between": "How has the {kind} lesion changed from the {first} to the {last}"
         " examination?",
+        "comparison": "Compare the two examinations.",
+        "comparison_between": "Compare the last examination with the first.",
         "findings": "List the lesions with boxes.",
         "report": "Write a short report.",
         "rec": "Where is the {kind} lesion?",
@@ -90,9 +109,23 @@ ENGLISH = Words(
     report_none="{plane} slice. No lesion. Impression: {diagnosis}.",
     mention="{kind}",
     mention_on="{kind} on the {side}",
+    roles={
+        2: (
+            ("First examination", "Second examination"),
+            ("Before surgery", "After surgery"),
+            ("Before treatment", "After treatment"),
+        ),
+        3: (
+            ("First examination", "Second examination", "Third examination"),
+            ("Before surgery", "After surgery", "Follow-up"),
+        ),
+    },
+    course_of="{lesion}: {change}",
+    course_comma=", ",
 )
 
 CHINESE = Words(
+    language="zh",
     questions={
         "plane": "这是什么切面？",
         "presence": "是否有{kind}病灶？",
@@ -103,6 +136,8 @@ CHINESE = Words(
         "diagnosis": "诊断是什么？",
         "change": "{kind}病灶有何变化？",
         "change_between": "{kind}病灶从{first}到{last}检查有何变化？",
+        "comparison": "比较这两次检查。",
+        "comparison_between": "将末次检查与首次检查进行比较。",
         "findings": "列出病灶及其位置。",
         "report": "写一份简短报告。",
         "rec": "{kind}病灶在哪里？",
@@ -128,6 +163,12 @@ CHINESE = Words(
     report_none="{plane}图像。无病灶。诊断：{diagnosis}。",
     mention="{kind}",
     mention_on="{side}{kind}",
+    roles={
+        2: (("第一次检查", "第二次检查"), ("手术前", "手术后"), ("治疗前", "治疗后")),
+        3: (("第一次检查", "第二次检查", "第三次检查"), ("手术前", "手术后", "复查")),
+    },
+    course_of="{lesion}{change}",
+    course_comma="，",
 )
 
 WORDS: Mapping[Language, Words] = {"en": ENGLISH, "zh": CHINESE}
