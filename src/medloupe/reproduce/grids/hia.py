@@ -56,8 +56,7 @@ _SMALL: Final = (
 def hia() -> Grid:
     """Table 1: two bases, each alone, fine-tuned, with LoRA of as many parameters, with HiA."""
     two = {"name": "scales", "encoder": encoder_of(SIDE, 16), "scales": [SIDE, 2 * SIDE]}
-    second = {"base": f"two-scale {BASE}", "encoder": two}
-    names = {name: name.replace(BASE, second["base"], 1) for name in (BASE, TUNED, LORA, HIA)}
+    names = {name: f"two-scale {name}" for name in (BASE, TUNED, LORA, HIA)}
     return _grid(
         "hia",
         "A base, and the base with HiA",
