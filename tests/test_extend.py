@@ -16,6 +16,7 @@ from medloupe.config import ComponentConfig
 from medloupe.data.datasets.base import DatasetConfig
 from medloupe.errors import ConfigError
 from medloupe.evaluate.scorers.base import Scorer
+from medloupe.models.adapters import AdapterConfig
 from medloupe.models.connectors import ConnectorConfig
 from medloupe.models.encoders import EncoderConfig
 from medloupe.recipes import run
@@ -32,6 +33,7 @@ COMPONENTS: list[tuple[type[ComponentConfig], str]] = [
     (DatasetConfig, "my_lab.squares:SquaresConfig"),
     (EncoderConfig, "my_lab.patches:PatchesConfig"),
     (ConnectorConfig, "my_lab.pool:MyPoolConfig"),
+    (AdapterConfig, "my_lab.shift:ShiftConfig"),
     (Scorer, "my_lab.first_word:FirstWord"),
 ]
 
@@ -75,7 +77,7 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_the_page_shows_each_part_once() -> None:
     files = [found[1] for text in blocks("python") if (found := FILE.match(text))]
-    names = ("squares", "patches", "pool", "first_word", "recipe")
+    names = ("squares", "patches", "pool", "shift", "first_word", "recipe")
     assert files == [f"my_lab/{name}.py" for name in names]
     assert sum(SOURCE in text for text in blocks("python")) == 1
 
@@ -123,5 +125,10 @@ def test_the_parts_keep_their_contracts(outside: Path) -> None:
     for grid in (encoder.layout, ImageLayout(depth=3, rows=8, columns=8)):
         tokens = connector(torch.randn(2, grid.tokens, encoder.channels), grid)
         assert tokens.shape == (2, connector.layout(grid).tokens, 16)
+    adapter = AdapterConfig.parse({"name": COMPONENTS[3][1]}).build(16, 4)
+    tokens = torch.randn(2, 5, 16)
+    assert not torch.equal(adapter(0, tokens, None, None), tokens)
+    adapter.reset()
+    assert torch.equal(adapter(0, tokens, None, None), tokens)
     with pytest.raises(ConfigError, match="does not divide"):
         connector.layout(ImageLayout(rows=7, columns=8))

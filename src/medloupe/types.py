@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+Anchor = Literal["prompt", "user"]
+"""Where a question is read: at the last position of its prompt, which predicts the answer's first token,
+or at the last token of what the user says."""
+
 Views: TypeAlias = "torch.Tensor | tuple[Views, ...]"
 """The views of one image, or of a batch of alike ones: a tensor for one encoder, a tuple for several."""
 
@@ -270,6 +274,8 @@ class ModelInput:
 
     `segments` is 0 on the shared prefix and k >= 1 on branch k: a branch sees the prefix and
     itself. `images` stand in the order of their spans in `input_ids`; `ids` are the conversations.
+    `anchors` are places in the row where the question of each image's own turn is read, one column for
+    each of `Anchor`; a row of several branches has those of its first.
     """
 
     ids: tuple[str, ...]
@@ -278,24 +284,28 @@ class ModelInput:
     position_ids: torch.Tensor  # [L] int64
     segments: torch.Tensor  # [L] int64
     images: tuple[ImageRef, ...]
+    anchors: torch.Tensor | None = None  # [N, 2] int64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageInput:
     """One image as a model takes it: its views, or features `[T, C]` on a `grid` that were kept.
 
-    The views of an encoder are a tensor, those of several encoders a tuple with one entry each.
+    The views of an encoder are a tensor, those of several encoders a tuple with one entry each. `detail`
+    are those of an adapter's own encoder, where the model has one.
     """
 
     kind: Literal["image", "volume"] = "image"
     views: Views | None = None
     features: torch.Tensor | None = None
     grid: ImageLayout | None = None
+    detail: Views | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
-    """Padded rows; `segments` is -1 on padding. `images` stand in reading order, row after row."""
+    """Padded rows; `segments` is -1 on padding. `images` stand in reading order, row after row, and so do
+    their `anchors` (see `ModelInput`)."""
 
     ids: tuple[str, ...]
     input_ids: torch.Tensor  # [B, L]
@@ -303,6 +313,7 @@ class Batch:
     position_ids: torch.Tensor  # [B, L]
     segments: torch.Tensor  # [B, L]
     images: tuple[ImageInput, ...] = ()
+    anchors: torch.Tensor | None = None  # [N, 2]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,7 @@ from transformers import (
 import medloupe
 from medloupe.config import ComponentConfig, Config, import_class
 from medloupe.errors import ConfigError
+from medloupe.models.adapters import AdapterConfig, Span
 from medloupe.models.connectors import ConnectorConfig
 from medloupe.models.encoders import EncoderConfig
 from medloupe.types import ImageLayout, Record
@@ -68,7 +69,7 @@ def example(family: type[ComponentConfig], name: str) -> ComponentConfig:
 
 def test_the_families_are_found() -> None:
     names = {family.family for family in FAMILIES}
-    assert {"encoder", "connector", "objective", "data set", "scorer"} <= names
+    assert {"encoder", "connector", "adapter", "objective", "data set", "scorer"} <= names
     assert len(names) == len(FAMILIES)
 
 
@@ -284,6 +285,12 @@ NEEDS |= {("encoder", name): TINY[name] for name in HOLDERS}
 NEEDS |= {
     ("transform", "several"): {"transforms": [{"name": "image", "size": 32}, {"name": "tiles"}]},
     ("transform", "by_kind"): {"image": "tiles", "volume": "volume"},
+    ("transform", "detailed"): {"base": "image", "detail": {"name": "image", "size": 448}},
+    ("adapter", "hia"): {
+        "encoder": {"name": "resnet"} | TINY["resnet"],
+        "queries": 5,
+        "heads": 2,
+    },
 }
 # The shapes of one image's views where they are not one picture of 64 x 64.
 SHAPES: dict[str, Any] = {
@@ -356,4 +363,86 @@ def test_an_encoder_is_rebuilt_from_its_saved_config(name: str) -> None:
     config = EncoderConfig.parse({"name": name, **TINY[name]}).resolved()
     again = EncoderConfig.parse(json.loads(config.to_json())).build()
     shapes = {key: value.shape for key, value in config.build().state_dict().items()}
+    assert {key: value.shape for key, value in again.state_dict().items()} == shapes
+
+
+every_adapter = pytest.mark.parametrize("name", list(AdapterConfig.table))
+HIDDEN, LAYERS = 12, 4
+
+
+def adapter(name: str, *, trained: bool = False) -> Any:
+    torch.manual_seed(0)
+    config = example(AdapterConfig, name)
+    assert isinstance(config, AdapterConfig)
+    module = config.build(HIDDEN, LAYERS)
+    module.reset()
+    if trained:
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter += 0.2 * torch.randn_like(parameter)
+    return module.eval()
+
+
+def adapted(module: Any, number: int, rows: list[int]) -> torch.Tensor:
+    """Rows of 12 tokens after the layer, with an image of 4 in each; its question ends at the end."""
+    torch.manual_seed(1)
+    hidden = torch.randn(3, 12, HIDDEN)[rows]
+    details = torch.randn(3, 16, module.encoder.channels)[rows] if module.encoder else ()
+    spans = [Span(row=n, start=2, stop=6, anchor=11) for n in range(len(rows))]
+    with module.acting(spans, list(details)):
+        changed: torch.Tensor = module._hook(number, torch.nn.Identity(), (), hidden)
+    assert changed.shape == hidden.shape
+    assert torch.equal(changed[:, :2], hidden[:, :2])
+    assert torch.equal(changed[:, 6:], hidden[:, 6:])
+    return changed - hidden
+
+
+@every_adapter
+def test_a_fresh_adapter_is_the_identity_and_a_trained_one_is_not(name: str) -> None:
+    for number in range(len(adapter(name).places)):
+        assert not adapted(adapter(name), number, [0, 1, 2]).any()
+        assert bool(adapted(adapter(name, trained=True), number, [0, 1, 2])[:, 2:6].any())
+
+
+@every_adapter
+def test_an_adapter_treats_each_image_alone(name: str) -> None:
+    module = adapter(name, trained=True)
+    for number in range(len(module.places)):
+        together = adapted(module, number, [0, 1, 2])
+        alone = torch.cat([adapted(module, number, [row]) for row in range(3)])
+        torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+
+
+@every_adapter
+def test_an_adapter_rests_outside_of_acting(name: str) -> None:
+    module = adapter(name, trained=True)
+    assert module._hook(0, torch.nn.Identity(), (), torch.randn(1, 12, HIDDEN)) is None
+
+
+@every_adapter
+def test_gradients_reach_every_parameter_of_an_adapter(name: str) -> None:
+    module = adapter(name, trained=True).train()
+    sum(adapted(module, n, [0, 1]).pow(3).sum() for n in range(len(module.places))).backward()
+    idle = [
+        n
+        for n, p in module.named_parameters()
+        if not n.startswith("encoder.") and (p.grad is None or not p.grad.any())
+    ]
+    assert idle == []
+
+
+@every_adapter
+def test_an_adapter_is_between_layers_that_an_answer_can_see(name: str) -> None:
+    places = adapter(name).places
+    assert sorted(set(places)) == list(places)
+    assert 0 <= places[0] <= places[-1] < LAYERS - 1
+
+
+@every_adapter
+def test_an_adapter_is_rebuilt_from_its_saved_config(name: str) -> None:
+    config = example(AdapterConfig, name)
+    assert isinstance(config, AdapterConfig)
+    config = config.for_base(EncoderConfig.parse({"name": "clip"} | TINY["clip"])).resolved()
+    again = AdapterConfig.parse(json.loads(config.to_json())).build(HIDDEN, LAYERS)
+    shapes = {key: value.shape for key, value in config.build(HIDDEN, LAYERS).state_dict().items()}
     assert {key: value.shape for key, value in again.state_dict().items()} == shapes

@@ -18,6 +18,7 @@ from medloupe.errors import ConfigError, ImageError
 from medloupe.imaging import windows
 from medloupe.imaging.composed import (
     ByKindTransform,
+    DetailedTransform,
     SeveralTransform,
     SlicesTransform,
     VolumeTransform,
@@ -45,8 +46,13 @@ EVERY: dict[str, ViewTransform] = {
     "by_kind, several": ByKindTransform(
         image=SeveralTransform(transforms=(SMALL, SMALL)), volume=SLICES
     ),
+    "detailed": DetailedTransform(base=SMALL, detail=ImageTransform(size=24)),
+    "detailed, by_kind": DetailedTransform(
+        base=ByKindTransform(image=SMALL, volume=VOLUME),
+        detail=ByKindTransform(image=TiledTransform(transform=SMALL), volume=SLICES),
+    ),
 }
-FOR_VOLUMES = ("slices", "volume", "by_kind", "by_kind, several")
+FOR_VOLUMES = ("slices", "volume", "by_kind", "by_kind, several", "detailed, by_kind")
 
 
 def volume(*shape: int, seed: int = 0, kind: str = "volume", **fields: object) -> MedicalImage:
@@ -198,6 +204,8 @@ class TestPlaces:
         array[5:7, 24:30, 8:12] = 100
         image = dataclasses.replace(volume(12, 40, 40), array=array)
         transform = EVERY[name]
+        if isinstance(transform, DetailedTransform):
+            transform = transform.base
         if isinstance(transform, ByKindTransform):
             transform = transform.volume
         if isinstance(transform, SlicesTransform):

@@ -84,7 +84,7 @@ def test_a_saved_model_brings_its_adapters_back(
     # float32: the sum is rounded once before instead of after the product with the input
     torch.testing.assert_close(said(again, pixels), wanted, rtol=1e-4, atol=1e-4)
     again.save_pretrained(tmp_path / "merged")
-    assert json.loads((tmp_path / "merged/config.json").read_text())["adapters"] == {}
+    assert json.loads((tmp_path / "merged/config.json").read_text())["low_rank"] == {}
 
 
 def test_adapters_of_a_bfloat16_model_are_float32_there_and_after_loading(

@@ -29,8 +29,8 @@ def test_a_recipe_is_named_described_and_survives_yaml(name: str, tmp_path: Path
 @every_recipe
 def test_the_view_is_the_encoders(name: str) -> None:
     config = recipe(name)
-    transform, encoder = config.processor.transform, config.model.encoder
-    assert encoder.fitted(transform) == transform
+    transform = config.processor.transform
+    assert config.model.fitted(transform) == transform
 
 
 @every_recipe

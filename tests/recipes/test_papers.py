@@ -5,11 +5,13 @@ Written from the papers' text, not from the recipes. What a paper leaves open is
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from medloupe.data.datasets.starter import StarterConfig
 from medloupe.data.datasets.vindr_cxr.litegpt import DIAGNOSIS, FINDINGS
@@ -112,7 +114,26 @@ ATTENTION: Wanted = {
     "model.connector.name": ("attention_pooling", "equation 6"),
 }
 
+HIA: Wanted = {
+    "data.name": ("chili_joint", "section 3"),
+    "model.encoder.source": ("openai/clip-vit-large-patch14-336", "section 3"),
+    "model.encoder.image_size": (336, "section 3"),
+    "model.adapter.name": ("hia", "section 2.2"),
+    "model.adapter.encoder.image_size": (672, "Table 3: the headline's 41.4"),
+    "model.adapter.queries": (256, "section 3; Table 4a"),
+    "model.adapter.layers": (2, "section 3; Table 4b"),
+    "model.adapter.instruction_aware": (True, "equation 2"),
+    "model.adapter.high_resolution": (True, "section 2.2"),
+    "processor.max_length": (2048, "section 3"),
+    f"{ALIGN}.trainable": (["adapter"], "section 2.2, last paragraph"),
+    f"{ALIGN}.batch_size": (4, "section 3: a GPU"),
+    f"{ALIGN}.epochs": (1, "section 3"),
+    f"{ALIGN}.learning_rate": (2e-5, "section 3"),
+    f"{ALIGN}.warmup": (0.03, "section 3"),
+}
+
 PAPERS: dict[str, Wanted] = {
+    "hia": HIA,
     "llama3_med": {
         **LLAMA3_MED_TRAINING,
         "model.encoder.scales": ([378, 756, 1134], "section 2; appendix D.1"),
@@ -167,6 +188,7 @@ PAPERS: dict[str, Wanted] = {
 }
 # (encoder tokens of an image or a slice, tokens in the row, encoder channels)
 TOKENS = {
+    "hia": (576, 576, 1024),
     "llama3_med": (729, 729, 3840),  # S2: the token count of 378 pixels; three widths of 1280
     "llava_med_mistral": (576, 576, 1024),
     "litegpt": (245, 49, 768),  # 3.1.1 and 3.1.2: 196 + 49, M = P / 5
@@ -205,9 +227,8 @@ def test_the_recipe_has_every_number_of_its_paper(name: str) -> None:
 def test_every_paper_recipe_is_checked_and_has_a_tiny_form() -> None:
     own = {"starter", "starter_tiny", "vqa_rad_starter"}
     real = {name for name in RECIPES if not name.endswith("_tiny")} - own
-    papers = {name for name in real if "hia" not in name}
-    assert papers == set(PAPERS) == set(TOKENS)
-    assert {f"{name}_tiny" for name in papers} <= set(TINY)
+    assert real == set(PAPERS) == set(TOKENS)
+    assert {f"{name}_tiny" for name in real} == set(TINY)
 
 
 def test_litegpts_instructions_are_the_papers() -> None:
@@ -262,6 +283,23 @@ def test_litegpts_lora_has_rank_64_on_queries_and_values() -> None:
     assert not any(p.requires_grad for p in model.encoder.parameters())
 
 
+def test_hia_stands_a_third_and_two_thirds_up_and_trains_alone() -> None:
+    """Section 3 ("L/3 and 2L/3" of 40 layers) and the parameters of an adapter, by hand."""
+    config = recipe("hia")
+    model = build(config.model)
+    set_trainable(model, config.train.stages[0])
+    assert model.adapter is not None
+    assert model.adapter.places == (13, 26)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {name for name, _ in model.named_parameters() if name.startswith("adapter.")}
+    width, channels, queries = 5120, 2048, 256
+    attention = 4 * width * width + 2 * 2 * width  # four projections, norms of queries and keys
+    layer = queries * width + (width + 1) * width + (channels + 1) * width + 2 * attention
+    encoder = sum(p.numel() for p in model.adapter.encoder.parameters())
+    assert sum(p.numel() for p in model.adapter.parameters()) == encoder + 2 * layer
+    assert encoder == 23_508_032  # ResNet-50 without its classifier
+
+
 @pytest.fixture(scope="module")
 def planes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Starter slices of four patients, prepared once for all recipes; in this process."""
@@ -277,13 +315,16 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_tiny_recipe_trains(
     name: str, language: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    """Two steps of each of its stages, on a language model of two layers."""
+    """Two steps of each of its stages, on a language model of two layers (HiA needs four)."""
+    if name == "hia_tiny":
+        language = _deeper(language, tmp_path / "language")
+    stages = recipe(name).train.stages
     config = recipe(name).with_overrides(
         [
             f"model.language.source={language}",
             "model.language.dtype=float32",
-            *(f"train.stages.{number}.steps=2" for number in (0, 1)),
-            *(f"train.stages.{number}.batch_size=1" for number in (0, 1)),
+            *(f"train.stages.{number}.steps=2" for number in range(len(stages))),
+            *(f"train.stages.{number}.batch_size=1" for number in range(len(stages))),
         ]
     )
     assert isinstance(config.data, StarterConfig)
@@ -294,6 +335,13 @@ def test_the_tiny_recipe_trains(
         stage.name for stage in config.train.stages for _ in range(2)
     ]
     assert (folder / "model.safetensors").is_file()
+
+
+def _deeper(language: Path, folder: Path) -> Path:
+    shutil.copytree(language, folder)
+    config = AutoConfig.from_pretrained(language, num_hidden_layers=4)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
 
 
 def _starter(folder: Path, **images: int) -> Path:

@@ -27,6 +27,7 @@ from medloupe.recipes.plan.plan import rows_of
 from medloupe.recipes.plan.work import Work, _loss, count
 from medloupe.recipes.published import (
     BIOMEDCLIP,
+    CHINESE_LLAMA2_13B,
     CLIP_L_336,
     DFN5B,
     LANGUAGE,
@@ -50,6 +51,7 @@ LANGUAGE_TOTALS = {
     MISTRAL_7B: 7_241_732_096,
     QWEN_2_5_3B: 3_085_938_688,
     SMOLLM2_135M: 134_515_008,
+    CHINESE_LLAMA2_13B: 13_015_864_320,  # Llama 2 13B's, whose tokenizer and sizes it keeps
 }
 TOWER_TOTALS = {CLIP_L_336: 303_507_456, PUBMEDCLIP: 87_456_000}
 MIB = 1 << 20
@@ -176,7 +178,7 @@ def test_what_is_kept_is_what_a_real_run_keeps(tmp_path: Path) -> None:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         views = torch.zeros(3, 56, 56, dtype=torch.bfloat16)
         (tokens,) = model.image_tokens(model.encode([ImageInput(views=views)]))
-        _loss(model, tokens, TEXT).backward()
+        _loss(model, tokens, (), TEXT).backward()
     real = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     # what differs: rows that the CPU's kernel pads, and copies that meta kernels do not make
     assert meta.kept == pytest.approx(real, rel=0.05)
@@ -287,9 +289,16 @@ def test_a_row_that_is_too_long_is_refused(tmp_path: Path) -> None:
 def test_the_page_has_the_plans_parameters() -> None:
     """docs/recipes.md prints the figures of real recipes; sizes are cheap to compute again."""
     page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
-    for name in ("llama3_med", "llava_med_mistral", "litegpt", "medm_vl_2d", "medm_vl_ct_chest_3d"):
+    for name in (
+        "llama3_med",
+        "llava_med_mistral",
+        "litegpt",
+        "medm_vl_2d",
+        "medm_vl_ct_chest_3d",
+        "hia",
+    ):
         model = build(recipe(name).model)
-        for part in PARTS:
+        for part in model.parts:
             number = _numbers(model.get_submodule(part))
             assert f"{number:,}" in page, f"{name}: {part} has {number:,}"
 

@@ -106,12 +106,34 @@ def test_a_checkpoint_holds_kept_adapters_and_nothing_they_leave_alone(
     trainer = lab.trainer(tmp_path, TrainConfig(stages=(keep, merged)))
     trainer.fit()
     first, second = (trainer.checkpoints.read(found) for found in trainer.checkpoints.found())
-    assert first["adapters"].keys() == {"language_model"}
+    assert first["low_rank"].keys() == {"language_model"}
     assert all(is_adapter(name) for name in first["parts"]["language_model"])
-    assert second["adapters"] == {}
+    assert second["low_rank"] == {}
     assert (
         second["parts"]["language_model"].keys() == lab.model().language_model.state_dict().keys()
     )
+
+
+def test_what_was_saved_under_the_former_name_is_read(
+    tiny: ModuleType, lab: Any, tmp_path: Path
+) -> None:
+    """`adapters` in a model's config and in a stage's last checkpoint are low-rank ones."""
+    stages = [tiny.language_stage(name, **WITH_TEXT, lora=KEPT) for name in ("one", "two")]
+    run = TrainConfig(stages=tuple(stages))
+    trainer = lab.trainer(tmp_path, run)
+    trainer.fit()
+    wanted = trainer.model.state_dict()
+    first, second = (found.path for found in trainer.checkpoints.found())
+    state = torch.load(first, weights_only=True)
+    torch.save({"parts": state["parts"], "adapters": state["low_rank"]}, first)
+    second.unlink()
+    again = lab.trainer(tmp_path, run)
+    again.fit(resume=True)
+    assert [n for n, t in again.model.state_dict().items() if not torch.equal(t, wanted[n])] == []
+    fields = again.model.config.to_dict()
+    former = VLMConfig(**(fields | {"low_rank": None, "adapters": fields["low_rank"]}))
+    assert former.low_rank == fields["low_rank"] != {}
+    assert "adapters" not in former.to_dict()
 
 
 def test_a_stage_goes_on_with_kept_adapters_and_may_merge_them(

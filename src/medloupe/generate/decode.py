@@ -9,6 +9,7 @@ Shapes: B rows, G prefixes, L tokens of this step, S tokens so far, D width, V v
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -44,16 +45,21 @@ def decode_greedily(
     *,
     end_token_ids: Sequence[int],
     max_new_tokens: int,
+    images: AbstractContextManager[None] | None = None,
 ) -> list[Spoken]:
     """The most probable token at each step, until an end token or `max_new_tokens`.
 
-    Log-probabilities are of a float32 log-softmax.
+    Log-probabilities are of a float32 log-softmax. `images` is entered while they are read: with the
+    prefixes, where there are some, else with the pieces, both padded on the left.
     """
     reader = _Reader(language_model, len(branches.prefixes_LD) or len(branches.pieces_LD))
     if branches.prefixes_LD:
-        reader.read(*_left_padded(branches.prefixes_LD))
+        with images or nullcontext():
+            reader.read(*_left_padded(branches.prefixes_LD))
         reader.select(torch.tensor(branches.owners))
-    logits_BV = reader.read(*_left_padded(branches.pieces_LD))
+        images = None
+    with images or nullcontext():
+        logits_BV = reader.read(*_left_padded(branches.pieces_LD))
     answers = [Spoken() for _ in branches.pieces_LD]
     active = list(range(len(answers)))
     embeddings = language_model.get_input_embeddings()

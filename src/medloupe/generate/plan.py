@@ -20,15 +20,16 @@ class Group:
 def group_rows(prompts: Sequence[ModelInput], image_token_id: int, *, share: bool) -> list[Group]:
     """Group prompts that are equal up to the end of their last image; others stand alone.
 
-    A prefix never holds a whole prompt: the last token must be read to predict the answer.
+    A prefix holds whole images, and never a whole prompt: the last token must be read to predict the
+    answer. So prompts that end with an image stand alone.
     """
     if not share:
         return [Group(prefix=0, rows=(number,)) for number in range(len(prompts))]
     found: dict[tuple[object, ...], list[int]] = {}
-    ends = [min(prefix_length(p, image_token_id), len(p.input_ids) - 1) for p in prompts]
+    ends = [prefix_length(prompt, image_token_id) for prompt in prompts]
     for number, (prompt, end) in enumerate(zip(prompts, ends, strict=True)):
         key: tuple[object, ...] = ("alone", number)
-        if end:
+        if 0 < end < len(prompt.input_ids):
             key = (*prompt.images, *prompt.input_ids[:end].tolist())
         found.setdefault(key, []).append(number)
     return [

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Literal, Self
 
@@ -148,7 +148,11 @@ class Predictor:
             )
 
     def _plan(self, prompts: Sequence[ModelInput]) -> list[tuple[Group, ...]]:
-        share = self.config.share_prefix and _sees_past_padding(self.model)
+        share = (
+            self.config.share_prefix
+            and not self.model.question_dependent
+            and _sees_past_padding(self.model)
+        )
         groups = group_rows(prompts, self.processor.image_token_id, share=share)
         return plan_batches(groups, prompts, size=self.config.batch_size)
 
@@ -163,13 +167,32 @@ class Predictor:
             pieces_LD=[embedded[row][group.prefix :] for group in batch for row in group.rows],
             owners=[number for number, group in enumerate(shared) for _ in group.rows],
         )
+        read = [(group.rows[0], group.prefix) for group in shared] or [
+            (row, len(prompts[row].input_ids)) for row in rows
+        ]
         spoken = decode_greedily(
             self.model.language_model,
             branches,
             end_token_ids=self.processor.end_token_ids,
             max_new_tokens=self.config.max_new_tokens,
+            images=self._acting([(prompts[row], length) for row, length in read], tokens),
         )
         return dict(zip(rows, spoken, strict=True))
+
+    def _acting(
+        self, read: Sequence[tuple[ModelInput, int]], tokens: _ImageTokens
+    ) -> AbstractContextManager[None]:
+        """The adapter on prompts that are read up to a length each, padded on the left."""
+        longest = max(length for _, length in read)
+        spans = [
+            span.moved(row=row, by=longest - length)
+            for row, (prompt, length) in enumerate(read)
+            for span in self.model.spans(
+                prompt.input_ids[None], tokens.of(prompt.images), prompt.anchors
+            )
+        ]
+        details = [one for prompt, _ in read for one in tokens.details_of(prompt.images)]
+        return self.model.acting(spans, details)
 
     def _embedded(self, prompt: ModelInput, tokens: _ImageTokens) -> torch.Tensor:
         """`[L, D]`, image tokens in place."""
@@ -189,7 +212,8 @@ class Predictor:
 
 
 class _ImageTokens:
-    """The tokens of each image: computed once, kept until the last batch that needs them."""
+    """The tokens of each image, and what an adapter reads of it: computed once, kept until the last
+    batch that needs them."""
 
     def __init__(
         self,
@@ -207,6 +231,7 @@ class _ImageTokens:
         ]
         self._last = {ref: number for number, refs in enumerate(self._refs) for ref in refs}
         self._tokens: dict[ImageRef, torch.Tensor] = {}
+        self._details: dict[ImageRef, torch.Tensor] = {}
 
     def load(self, batch: int) -> None:
         """Compute what this batch needs and no batch before it did."""
@@ -215,16 +240,22 @@ class _ImageTokens:
             part = missing[start : start + _IMAGES_AT_ONCE]
             inputs = [on_device(image, self.model.device) for image in self.images.inputs(part)]
             self._tokens |= dict(zip(part, self.model.image_tokens(inputs), strict=True))
+            self._details |= dict(zip(part, self.model.details(inputs), strict=False))
 
     def of(self, refs: Sequence[ImageRef]) -> list[torch.Tensor]:
         """`tokens_UD` of images of the loaded batch."""
         return [self._tokens[ref] for ref in refs]
+
+    def details_of(self, refs: Sequence[ImageRef]) -> list[torch.Tensor]:
+        """`features_TC` of images of the loaded batch; nothing where no adapter reads any."""
+        return [self._details[ref] for ref in refs if ref in self._details]
 
     def release(self, batch: int) -> None:
         """Let go of what no batch after this one needs."""
         for ref in self._refs[batch]:
             if self._last[ref] == batch:
                 del self._tokens[ref]
+                self._details.pop(ref, None)
 
 
 def _sees_past_padding(model: VisionLanguageModel) -> bool:

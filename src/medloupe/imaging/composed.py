@@ -1,4 +1,5 @@
-"""Transforms made of transforms: slices and whole volumes, several views, one transform per kind."""
+"""Transforms made of transforms: slices and whole volumes, several views, one transform per kind, a view
+with another in detail."""
 
 from __future__ import annotations
 
@@ -170,3 +171,32 @@ class ByKindTransform(ViewTransform):
 
     def _of(self, image: MedicalImage) -> ViewTransform:
         return self.image if is_plane(image) else self.volume
+
+
+class DetailedTransform(ViewTransform):
+    """The model's own view by `base`, and a `detail` view of the same image for an adapter. Boxes and
+    units are those of `base`; a display is the pair of both."""
+
+    version: Literal[1] = 1
+    base: ViewTransform
+    detail: ViewTransform
+
+    def display(self, image: MedicalImage) -> Arrays:
+        return self.base.display(image), self.detail.display(image)
+
+    def normalise(self, display: Arrays) -> Arrays:
+        assert isinstance(display, tuple)
+        base, detail = display
+        return self.base.normalise(base), self.detail.normalise(detail)
+
+    def geometry(self, width: int, height: int) -> Geometry:
+        return self.base.geometry(width, height)
+
+    def volume_geometry(self, width: int, height: int, depth: int) -> VolumeGeometry:
+        return self.base.volume_geometry(width, height, depth)
+
+    def shown(self, image: MedicalImage) -> NDArray[np.uint8]:
+        return self.base.shown(image)
+
+    def units(self, size: tuple[int, ...]) -> int:
+        return self.base.units(size)

@@ -35,6 +35,7 @@ class ViewTransform(ComponentConfig, abc.ABC):
         "volume": "medloupe.imaging.composed:VolumeTransform",
         "several": "medloupe.imaging.composed:SeveralTransform",
         "by_kind": "medloupe.imaging.composed:ByKindTransform",
+        "detailed": "medloupe.imaging.composed:DetailedTransform",
     }
 
     def apply(self, image: MedicalImage) -> Arrays:

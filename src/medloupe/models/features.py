@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -102,4 +102,4 @@ def _stored(image: ImageInput, blob: Blob) -> ImageInput:
     bits = np.frombuffer(blob.payload, dtype=_BITS[dtype][1]).copy()
     features_TC = torch.from_numpy(bits).view(dtype).view(blob.meta["shape"])
     grid = ImageLayout.parse(blob.meta["grid"])
-    return ImageInput(kind=image.kind, features=features_TC, grid=grid)
+    return replace(image, views=None, features=features_TC, grid=grid)

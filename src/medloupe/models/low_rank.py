@@ -13,7 +13,7 @@ bfloat16 costs, but can be more than what was learned for a single weight; kept 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -143,7 +143,13 @@ def save_adapters(model: VisionLanguageModel, part: str, folder: Path) -> None:
 
 def carried_adapters(model: VisionLanguageModel) -> dict[str, LowRankConfig]:
     """The adapters that each part of the model carries."""
-    return {part: LowRankConfig.parse(data) for part, data in model.config.adapters.items()}
+    return {part: LowRankConfig.parse(data) for part, data in model.config.low_rank.items()}
+
+
+def noted_adapters(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """What a saved config or a stage's last checkpoint says that each part carries. What was written
+    before there were adapters of another kind calls it `adapters`."""
+    return dict(saved.get("low_rank") or saved.get("adapters") or {})
 
 
 def is_adapter(name: str) -> bool:
@@ -163,8 +169,8 @@ def _adapted(part: nn.Module) -> list[tuple[str, LoraLayer]]:
 
 
 def _note(model: VisionLanguageModel, part: str, config: LowRankConfig | None) -> None:
-    others = {name: data for name, data in model.config.adapters.items() if name != part}
-    model.config.adapters = others if config is None else others | {part: config.to_dict()}
+    others = {name: data for name, data in model.config.low_rank.items() if name != part}
+    model.config.low_rank = others if config is None else others | {part: config.to_dict()}
 
 
 def _chosen(part: nn.Module, targets: str | Iterable[str]) -> list[str]:

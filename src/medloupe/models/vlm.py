@@ -1,4 +1,5 @@
-"""The composed model: encoder -> connector -> spliced at image tokens -> language model.
+"""The composed model: encoder -> connector -> spliced at image tokens -> language model, in which an
+adapter may change image tokens between layers.
 
 A Hugging Face `PreTrainedModel` with `generate`, `save_pretrained` and `from_pretrained`. Its config
 holds the resolved config of every part, so a saved folder builds and loads without any other file.
@@ -12,9 +13,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import reduce
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, Self, cast, get_args
 
@@ -32,6 +34,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from medloupe.config import trusting_code
 from medloupe.errors import CheckpointError, ConfigError, PromptError
+from medloupe.models.adapters import Adapter, AdapterConfig, Span
 from medloupe.models.attention import branch_mask
 from medloupe.models.connectors import Connector, ConnectorConfig
 from medloupe.models.encoders import Encoder, EncoderConfig
@@ -47,20 +50,22 @@ from medloupe.models.language import (
     quantized_fields,
     require_quantization_of,
 )
-from medloupe.models.low_rank import LowRankConfig, inject
-from medloupe.types import ImageInput, ImageLayouts, Views
+from medloupe.models.low_rank import LowRankConfig, inject, noted_adapters
+from medloupe.types import Anchor, ImageInput, ImageLayouts, Views
 
-# The parts that a stage can train; also the attribute names of the model.
-Part = Literal["encoder", "connector", "language_model"]
-PARTS: tuple[Part, ...] = get_args(Part)
+# What a stage can train; also the attribute names of the model. Every model has PARTS.
+Part = Literal["encoder", "connector", "language_model", "adapter"]
+ALL_PARTS: tuple[Part, ...] = get_args(Part)
+PARTS: tuple[Part, ...] = ("encoder", "connector", "language_model")
+ANCHORS: tuple[Anchor, ...] = get_args(Anchor)
 IGNORE = -100
 
 
 class VLMConfig(PretrainedConfig):
-    """Plain data of every part; `encoder` and `connector` are component configs with their names.
+    """Plain data of every part; `encoder`, `connector` and `adapter` are component configs with names.
 
-    `adapters` holds the low-rank adapters that a part carries, by part. Where the language model is
-    quantised, `quantization_config` says how, in transformers' own form.
+    `low_rank` holds the low-rank adapters that a part carries inside its linear layers, by part. Where
+    the language model is quantised, `quantization_config` says how, in transformers' own form.
     """
 
     model_type = "medloupe"
@@ -72,7 +77,8 @@ class VLMConfig(PretrainedConfig):
         language: dict[str, Any] | None = None,
         attention: str = "sdpa",
         image_token_id: int | None = None,
-        adapters: dict[str, Any] | None = None,
+        adapter: dict[str, Any] | None = None,
+        low_rank: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.encoder = encoder
@@ -80,7 +86,10 @@ class VLMConfig(PretrainedConfig):
         self.language = language
         self.attention = attention
         self.image_token_id = image_token_id
-        self.adapters = adapters or {}
+        self.adapter = adapter
+        self.low_rank = noted_adapters(
+            {"low_rank": low_rank, "adapters": kwargs.pop("adapters", None)}
+        )
         super().__init__(**kwargs)
 
     @property
@@ -103,6 +112,7 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
+    adapter: Adapter | None
 
     def __init__(self, config: VLMConfig) -> None:
         super().__init__(config)
@@ -123,15 +133,23 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         }
         self.connector = connector_config.build_for(channels, width)
         self.layouts = image_layouts(self.encoder, self.connector)
-        for part, adapters in config.adapters.items():
+        for part, adapters in config.low_rank.items():
             inject(self.get_submodule(part), LowRankConfig.parse(adapters))
+        self.register_module("adapter", None)
+        if config.adapter is not None:
+            self.put_on(AdapterConfig.parse(config.adapter))
         self.post_init()  # type: ignore[no-untyped-call]
 
     @classmethod
     def compose(
-        cls, encoder: EncoderConfig, connector: ConnectorConfig, language: LanguageConfig
+        cls,
+        encoder: EncoderConfig,
+        connector: ConnectorConfig,
+        language: LanguageConfig,
+        adapter: AdapterConfig | None = None,
     ) -> tuple[Self, Any]:
-        """Build from published parts: pretrained encoder and language model, fresh connector.
+        """Build from published parts: pretrained encoders and language model, fresh connector and
+        adapter.
 
         Returns the model and the language model's tokenizer, to which an image token was added.
         """
@@ -147,12 +165,16 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
             language=plain_architecture(text.config),
             attention=text.config._attn_implementation,
             image_token_id=image_token_id,
-            **quantized_fields(text, [*PARTS[:2], r".*\.lora_[AB]"]),
+            adapter=None if adapter is None else adapter.to_dict(),
+            **quantized_fields(text, [*PARTS[:2], r"adapter\..*", r".*\.lora_[AB]"]),
         )
         model = cls(config)
         model.encoder.load_pretrained()
         model.connector.load_pretrained()
         model.language_model = text
+        if model.adapter is not None:
+            model.adapter.load_pretrained()
+            model.adapter.attach(text)
         if config.is_quantized:
             model.hf_quantizer = text.hf_quantizer  # saving asks it for the quantised tensors
         model.generation_config = text.generation_config
@@ -181,6 +203,46 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
             keep_bits(model)
         return model
 
+    def put_on(self, config: AdapterConfig) -> None:
+        """Give a model without one a fresh adapter, whose encoder has random weights.
+
+        Raises:
+            ConfigError: it has one, or the adapter does not fit.
+        """
+        if self.adapter is not None:
+            raise ConfigError("the model has an adapter already", field="model.adapter")
+        config = config.for_base(EncoderConfig.parse(self.config.encoder)).resolved()
+        text = self.language_model.config.get_text_config()
+        adapter = config.build(int(text.hidden_size), int(text.num_hidden_layers))
+        if adapter.encoder is not None and not self.encoder.kinds <= adapter.encoder.kinds:
+            unread = " and ".join(
+                f"{k}s" for k in sorted(self.encoder.kinds - adapter.encoder.kinds)
+            )
+            raise ConfigError(
+                f"the model takes {unread}, which the adapter's encoder cannot read",
+                field="model.adapter.encoder",
+                remedy="Use an encoder that reads them; slices makes one of a 2D encoder",
+            )
+        adapter.reset()
+        for parameter in adapter.parameters():
+            # else transformers would draw it again, and not as zero
+            parameter._is_hf_initialized = True  # type: ignore[attr-defined]
+        adapter.train(self.training)
+        adapter.attach(self.language_model)
+        self.adapter = adapter
+        self.config.adapter = config.to_dict()
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts of this model."""
+        return PARTS if self.adapter is None else ALL_PARTS
+
+    @property
+    def question_dependent(self) -> bool:
+        """Whether image tokens may see the question, so that each question needs an image prefix of its
+        own."""
+        return self.adapter is not None and self.adapter.question_dependent
+
     @property
     def dtype(self) -> torch.dtype:
         """The widest dtype of any part, in which a saved model is built again: a part that is kept in
@@ -205,18 +267,24 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
 
     def encode(self, images: Sequence[ImageInput]) -> list[ImageInput]:
         """The images with their features in place of views; images of one shape in one batch."""
-        encoded: dict[int, ImageInput] = {}
-        for rows in _alike([_shape_of(image) for image in images]):
-            first = images[rows[0]]
-            if first.features is not None:
-                encoded |= {row: images[row] for row in rows}
-                continue
-            encoder = self.encoder.for_kind(first.kind)
-            views = stack_views([_views_of(images[row]) for row in rows])
-            features_NTC, grid = encoder(views), encoder.grid(views)
-            for row, features_TC in zip(rows, features_NTC, strict=True):
-                encoded[row] = ImageInput(kind=first.kind, features=features_TC, grid=grid)
-        return [encoded[row] for row in range(len(images))]
+        return _encoded(self.encoder, images)
+
+    def details(self, images: Sequence[ImageInput]) -> list[torch.Tensor]:
+        """`features_TC` of each image's detail view; nothing where no adapter reads any.
+
+        Raises:
+            ConfigError: an image comes without the view that the adapter reads.
+        """
+        if self.adapter is None or self.adapter.encoder is None:
+            return []
+        if any(image.detail is None for image in images):
+            raise ConfigError(
+                "the model's adapter reads a detail view, and an image comes without",
+                field="processor.transform",
+                remedy="Use the transform that the adapter's config makes of the base's (`fitted`)",
+            )
+        views = [ImageInput(kind=image.kind, views=image.detail) for image in images]
+        return [_features_of(image) for image in _encoded(self.adapter.encoder, views)]
 
     def image_tokens(self, images: Sequence[ImageInput]) -> list[torch.Tensor]:
         """`tokens_UD` of each image."""
@@ -248,6 +316,53 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         tokens_SD = torch.cat(list(tokens)).to(embeddings.dtype)
         return embeddings.masked_scatter(places[..., None], tokens_SD)
 
+    def spans(
+        self,
+        input_ids_BL: torch.Tensor,
+        tokens: Sequence[torch.Tensor],
+        anchors_N2: torch.Tensor | None,
+    ) -> list[Span]:
+        """Where the images stand whose `tokens_UD` are given.
+
+        Raises:
+            PromptError: there are no anchors for images, and the adapter reads them.
+        """
+        rows_S, places_S = (input_ids_BL == self.config.image_token_id).nonzero(as_tuple=True)
+        rows, places = rows_S.tolist(), places_S.tolist()
+        anchors: list[int | None] = [None] * len(tokens)
+        if self.adapter is not None and self.adapter.question_dependent and tokens:
+            given = 0 if anchors_N2 is None else len(anchors_N2)
+            if anchors_N2 is None or given != len(tokens):
+                raise PromptError(
+                    f"{len(tokens)} images, and {given} places where their questions end",
+                    remedy="Pass `anchors` of the processor's ModelInput on with its images",
+                )
+            anchors = anchors_N2[:, ANCHORS.index(self.adapter.anchor)].tolist()
+        lengths = [len(tokens_UD) for tokens_UD in tokens]
+        starts = accumulate(lengths, initial=0)
+        return [
+            Span(row=rows[at], start=places[at], stop=places[at] + length, anchor=anchor)
+            for at, length, anchor in zip(starts, lengths, anchors, strict=False)
+        ]
+
+    def acting(
+        self, spans: Sequence[Span], details: Sequence[torch.Tensor]
+    ) -> AbstractContextManager[None]:
+        """Inside, the adapter changes the images at `spans`, of which it reads `details`.
+
+        Raises:
+            ConfigError: it reads them, and they are not as many as images.
+        """
+        if self.adapter is None or not spans:
+            return nullcontext()
+        if self.adapter.encoder is not None and len(details) != len(spans):
+            raise ConfigError(
+                f"{len(spans)} images, and {len(details)} detail views that the adapter reads",
+                field="model.adapter",
+                remedy="Pass what `details` makes of the images",
+            )
+        return self.adapter.acting(spans, details)
+
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -258,27 +373,39 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         segments: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        anchors: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits `[B, L, V]`, and the mean loss over labels where they are given.
 
         `pixel_values` `[N, 3, H, W]` is the short form of `images` for 2D images of one view.
         `segments` `[B, L]` marks prefix, branches and padding (see `attention.branch_mask`) and then
-        stands in for `attention_mask`.
+        stands in for `attention_mask`. `anchors` `[N, 2]` are those of `ModelInput`; without them rows
+        are taken for prompts of one turn, which end where their questions do.
+
+        Raises:
+            PromptError: the rows hold answers and the adapter needs `anchors`.
         """
+        acting: AbstractContextManager[None] = nullcontext()
         if inputs_embeds is None:
             assert input_ids is not None
             if images is None:
                 images = plain_images(pixel_values)
-            inputs_embeds = self.embed(input_ids, self.image_tokens(images))
+            tokens = self.image_tokens(images)
+            inputs_embeds = self.embed(input_ids, tokens)
+            if self.question_dependent and tokens and anchors is None and labels is None:
+                mask = attention_mask if segments is None else segments >= 0
+                anchors = _ends(input_ids, mask, self.config.image_token_id, tokens)
+            acting = self._acting_in(input_ids, segments, tokens, self.details(images), anchors)
         if segments is not None:
             attention_mask = self._mask(segments, inputs_embeds.dtype)
-        output = self.language_model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            **kwargs,
-        )
+        with acting:
+            output = self.language_model(
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                **kwargs,
+            )
         if labels is not None:
             logits = output.logits[:, :-1].float()
             output.loss = F.cross_entropy(
@@ -293,21 +420,30 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         position_ids: torch.Tensor,
         segments: torch.Tensor,
         tokens: Sequence[torch.Tensor],
+        details: Sequence[torch.Tensor] = (),
+        anchors: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, int]:
         """The summed loss over label tokens and their number; logits are made only where needed.
 
         A label at position i is predicted from i - 1, except for the first token of a branch, which
         the last token of the prefix predicts: branches always begin with a prompt, never a label.
+        `details` and `anchors` `[N, 2]` are for the adapter, if there is one.
+
+        Raises:
+            PromptError, ConfigError: the adapter lacks what it reads, or rows share an image that is to
+                see the question.
         """
         targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE)
         columns = (targets != IGNORE).any(0).nonzero().squeeze(1)
-        output = self.language_model(
-            inputs_embeds=self.embed(input_ids, tokens),
-            attention_mask=self._mask(segments, self.language_model.dtype),
-            position_ids=position_ids,
-            logits_to_keep=columns,
-            use_cache=False,
-        )
+        embeddings = self.embed(input_ids, tokens)
+        with self._acting_in(input_ids, segments, tokens, details, anchors):
+            output = self.language_model(
+                inputs_embeds=embeddings,
+                attention_mask=self._mask(segments, self.language_model.dtype),
+                position_ids=position_ids,
+                logits_to_keep=columns,
+                use_cache=False,
+            )
         wanted = targets[:, columns]
         loss = F.cross_entropy(
             output.logits.float().flatten(0, 1),
@@ -323,15 +459,67 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
             not kwargs.get("is_first_iteration", False)
             and kwargs.get("past_key_values") is not None
         ):
-            inputs.pop("pixel_values", None)
-            inputs.pop("images", None)
+            for name in ("pixel_values", "images", "anchors"):
+                inputs.pop(name, None)
         return inputs
+
+    def _acting_in(
+        self,
+        input_ids_BL: torch.Tensor,
+        segments_BL: torch.Tensor | None,
+        tokens: Sequence[torch.Tensor],
+        details: Sequence[torch.Tensor],
+        anchors_N2: torch.Tensor | None,
+    ) -> AbstractContextManager[None]:
+        """`acting` on the images of whole rows."""
+        if self.adapter is None:
+            return nullcontext()
+        if self.question_dependent and segments_BL is not None and int(segments_BL.max()) > 0:
+            raise PromptError(
+                "several questions share an image, and the adapter lets it see the question",
+                remedy="Give each question a row of its own (train.stages.NAME.objective.pack=false)",
+            )
+        return self.acting(self.spans(input_ids_BL, tokens, anchors_N2), details)
 
     def _mask(self, segments_BL: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """A 2D padding mask where rows have no branches (the fast path), else the 4D branch mask."""
         if int(segments_BL.max()) <= 0:
             return (segments_BL >= 0).long()
         return branch_mask(segments_BL, dtype)
+
+
+def _encoded(encoder: Encoder, images: Sequence[ImageInput]) -> list[ImageInput]:
+    encoded: dict[int, ImageInput] = {}
+    for rows in _alike([_shape_of(image) for image in images]):
+        first = images[rows[0]]
+        if first.features is not None:
+            encoded |= {row: images[row] for row in rows}
+            continue
+        for_kind = encoder.for_kind(first.kind)
+        views = stack_views([_views_of(images[row]) for row in rows])
+        features_NTC, grid = for_kind(views), for_kind.grid(views)
+        for row, features_TC in zip(rows, features_NTC, strict=True):
+            image = replace(images[row], views=None, features=features_TC, grid=grid)
+            encoded[row] = image
+    return [encoded[row] for row in range(len(images))]
+
+
+def _ends(
+    input_ids_BL: torch.Tensor,
+    mask_BL: torch.Tensor | None,
+    image_token_id: int,
+    tokens: Sequence[torch.Tensor],
+) -> torch.Tensor | None:
+    """`anchors_N2` of prompts: the last real token of each image's row. None for a mask of another form
+    than `[B, L]`, which does not say which tokens are real."""
+    if mask_BL is not None and mask_BL.shape != input_ids_BL.shape:
+        return None
+    places = torch.arange(input_ids_BL.shape[1], device=input_ids_BL.device)
+    real_BL = torch.ones_like(input_ids_BL) if mask_BL is None else mask_BL.long()
+    last_B = (places * real_BL).argmax(1)
+    rows_S = (input_ids_BL == image_token_id).nonzero(as_tuple=True)[0]
+    starts = list(accumulate((len(tokens_UD) for tokens_UD in tokens), initial=0))[:-1]
+    return last_B[rows_S[starts]][:, None].expand(-1, len(ANCHORS))
 
 
 def image_layouts(encoder: Encoder, connector: Connector) -> ImageLayouts:
@@ -381,8 +569,9 @@ def on_device(image: ImageInput, device: torch.device) -> ImageInput:
         return tuple(map(moved, views)) if isinstance(views, tuple) else views.to(device)
 
     views = None if image.views is None else moved(image.views)
+    detail = None if image.detail is None else moved(image.detail)
     features = None if image.features is None else image.features.to(device)
-    return replace(image, views=views, features=features)
+    return replace(image, views=views, features=features, detail=detail)
 
 
 def _alike(keys: Sequence[object]) -> list[list[int]]:

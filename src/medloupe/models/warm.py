@@ -19,8 +19,8 @@ from pydantic import Field
 
 from medloupe.config import Config
 from medloupe.errors import CheckpointError, ConfigError
-from medloupe.models.low_rank import LowRankConfig, attach
-from medloupe.models.vlm import PARTS, Part, VisionLanguageModel
+from medloupe.models.low_rank import LowRankConfig, attach, noted_adapters
+from medloupe.models.vlm import ALL_PARTS, PARTS, Part, VisionLanguageModel
 from medloupe.models.weights.naming import LoadReport, shards
 
 Tensors = Mapping[str, torch.Tensor]
@@ -30,9 +30,10 @@ class StartConfig(Config):
     """Where parts of a model begin.
 
     `folder` is a saved model, a run that holds one, or the last checkpoint of one of its stages
-    (`checkpoints/00-align-end.pt`). `rename` maps prefixes of its names to prefixes here; the longest
-    that fits counts. `allow_unused` are prefixes of its names that may fit nothing, `allow_missing`
-    prefixes of names here that may stay as they are. A prefix ends where a name does, or at a dot.
+    (`checkpoints/00-align-end.pt`). `parts` leaves out an adapter unless it is named: it then begins
+    fresh. `rename` maps prefixes of its names to prefixes here; the longest that fits counts.
+    `allow_unused` are prefixes of its names that may fit nothing, `allow_missing` prefixes of names here
+    that may stay as they are. A prefix ends where a name does, or at a dot.
     """
 
     folder: str
@@ -55,7 +56,9 @@ class StartReport(LoadReport):
 
     def lines(self) -> list[str]:
         casts = [f"cast from {change}: {number:,} tensors" for change, number in self.casts.items()]
-        adapters = [f"adapters taken over: {', '.join(self.adapters)}"] if self.adapters else []
+        adapters = (
+            [f"low-rank adapters taken over: {', '.join(self.adapters)}"] if self.adapters else []
+        )
         return [*super().lines(), *casts, *adapters]
 
 
@@ -70,9 +73,10 @@ def warm_start(model: VisionLanguageModel, start: StartConfig) -> StartReport:
     source = _source(Path(start.folder))
     settings = _settings(source)
     _refuse_quantized(model, settings, start)
-    taken = tuple(part for part in start.parts if part in settings.get("adapters", {}))
+    noted = noted_adapters(settings)
+    taken = tuple(part for part in start.parts if part in noted)
     for part in taken:
-        attach(model, part, LowRankConfig.parse(settings["adapters"][part]))
+        attach(model, part, LowRankConfig.parse(noted[part]))
     filling = _Filling(start, model.state_dict(), _aliases(model))
     for tensors in _tensors(source):
         filling.fill(tensors)
@@ -97,7 +101,7 @@ class _Filling:
         for theirs, tensor in tensors.items():
             ours = self._renamed(theirs)
             part = ours.partition(".")[0]
-            if part in PARTS and part not in self.start.parts:
+            if part in ALL_PARTS and part not in self.start.parts:
                 self.unread.append(theirs)
             elif ours in self.own:
                 self._place(theirs, ours, tensor)
@@ -202,7 +206,7 @@ def _source(path: Path) -> Path:
 def _settings(source: Path) -> dict[str, Any]:
     """What a saved model says about its adapters and its quantisation."""
     if source.is_file():
-        return {"adapters": _stage(source)["adapters"]}
+        return {"low_rank": noted_adapters(_stage(source))}
     settings: dict[str, Any] = json.loads((source / "config.json").read_text(encoding="utf-8"))
     return settings
 
@@ -225,7 +229,7 @@ def _stage(file: Path) -> dict[str, Any]:
         state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise CheckpointError("cannot be read as a checkpoint", file=str(file)) from error
-    if not isinstance(state, dict) or not {"parts", "adapters"} <= state.keys():
+    if not isinstance(state, dict) or "parts" not in state:
         raise CheckpointError(
             "not the last checkpoint of a stage",
             file=str(file),

@@ -1,4 +1,5 @@
-"""Rows -> a padded batch. Padding carries segment -1, label -100 and position 0."""
+"""Rows -> a padded batch. Padding carries segment -1, label -100 and position 0; it stands behind
+a row, so that its anchors stay where they are."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ def collate(rows: Sequence[ModelInput], *, pad_id: int, images: Sequence[ImageIn
     def padded(tensors: list[torch.Tensor], value: int) -> torch.Tensor:
         return pad_sequence(tensors, batch_first=True, padding_value=value)
 
+    anchors = [row.anchors for row in rows if row.anchors is not None]
     return Batch(
         ids=tuple(name for row in rows for name in row.ids),
         input_ids=padded([row.input_ids for row in rows], pad_id),
@@ -23,4 +25,5 @@ def collate(rows: Sequence[ModelInput], *, pad_id: int, images: Sequence[ImageIn
         position_ids=padded([row.position_ids for row in rows], 0),
         segments=padded([row.segments for row in rows], -1),
         images=tuple(images),
+        anchors=torch.cat(anchors) if len(anchors) == len(rows) else None,
     )

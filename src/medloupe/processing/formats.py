@@ -24,11 +24,13 @@ TEMPLATE: Final = "template"
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A stretch of one kind: text (learned or not), or one image."""
+    """A stretch of one kind: text (learned or not), or one image. `said` is the number of its characters
+    up to the end of what a user says."""
 
     text: str = ""
     learned: bool = False
     image: ImageRef | None = None
+    said: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from medloupe.imaging.composed import DetailedTransform
 from medloupe.imaging.read import read_ref
 from medloupe.imaging.store import DecodedStore, View
 from medloupe.imaging.views import Arrays, ViewTransform
@@ -55,7 +56,20 @@ class ImageSource:
         Raises:
             ImageError: the file cannot be read as an image.
         """
-        return _tensors(self.transform.normalise(self._look(ref).display))
+        display = self._look(ref).display
+        if not isinstance(self.transform, DetailedTransform):
+            return _tensors(self.transform.normalise(display))
+        return _tensors(self.transform.base.normalise(display[0]))
+
+    def detail(self, ref: ImageRef) -> Views | None:
+        """The normalised views of an adapter's encoder, where the transform makes some.
+
+        Raises:
+            ImageError: as `view`.
+        """
+        if not isinstance(self.transform, DetailedTransform):
+            return None
+        return _tensors(self.transform.detail.normalise(self._look(ref).display[1]))
 
     def inputs(self, refs: Sequence[ImageRef]) -> list[ImageInput]:
         """The images as a model takes them.
@@ -63,7 +77,9 @@ class ImageSource:
         Raises:
             ImageError: as `view`.
         """
-        return [ImageInput(kind=ref.kind, views=self.view(ref)) for ref in refs]
+        return [
+            ImageInput(kind=ref.kind, views=self.view(ref), detail=self.detail(ref)) for ref in refs
+        ]
 
     def _look(self, ref: ImageRef) -> View:
         key = ref.to_json()

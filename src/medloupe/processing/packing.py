@@ -73,4 +73,5 @@ def _packed(rows: Sequence[ModelInput], end: int) -> ModelInput:
         position_ids=torch.cat([first.position_ids[:end], *(r.position_ids[end:] for r in rows)]),
         segments=torch.cat([torch.zeros(end, dtype=torch.long), *branches]),
         images=first.images,
+        anchors=first.anchors,
     )

@@ -5,6 +5,7 @@ with the checkpoint and is used unchanged in training, evaluation and serving.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -100,15 +101,25 @@ class Processor:
         runs = self.renderer.runs(conversation, self._box_text(conversation, size_of))
         ids: list[int] = self._leading(runs)
         labels: list[int] = [IGNORE] * len(ids)
+        anchors = _Anchors()
         for place, run in enumerate(runs):
             apart = self.form.separate and place > 0 and runs[place - 1].image is not None
-            piece = self._piece(run, size_of, first=place == 0 or apart)
+            first = place == 0 or apart
+            piece = self._piece(run, size_of, first=first)
             ends = self._ends(runs, place)
+            if run.image is not None:
+                anchors.see_image(len(ids) + len(piece) - 1)
+            elif run.learned:
+                anchors.end_prompt(len(ids) - 1)
+            elif run.said is not None and conversation.images:
+                said = self._ids(run.text[: run.said], first=first)
+                anchors.see_text(len(ids) + _last_shared(said, piece))
             ids += piece + ends
             labels += piece + ends if run.learned else [IGNORE] * len(piece)
             if place and runs[place - 1].learned:
                 closing = self._closing(piece)
                 labels[len(ids) - len(piece) : len(ids) - len(piece) + closing] = piece[:closing]
+        anchors.end_prompt(len(ids) - 1)
         if len(ids) > self.config.max_length:
             raise PromptError(
                 f"{len(ids)} tokens, the limit is {self.config.max_length}",
@@ -122,6 +133,7 @@ class Processor:
             position_ids=torch.arange(len(ids)),
             segments=torch.zeros(len(ids), dtype=torch.long),
             images=conversation.images,
+            anchors=torch.tensor(anchors.found, dtype=torch.long).view(-1, 2),
         )
 
     def placements(self, conversation: Conversation, size_of: SizeOf) -> tuple[Placement, ...]:
@@ -238,3 +250,37 @@ class Processor:
             if str(self.tokenizer.decode([token])).strip():
                 return 0
         return 0
+
+
+@dataclass
+class _Anchors:
+    """Where the question of each image's own turn is read, found from the beginning of a row on."""
+
+    found: list[tuple[int, int]] = field(default_factory=list)
+    waiting: int = 0
+    said: int | None = None
+    last_image: int = 0
+
+    def see_image(self, last: int) -> None:
+        """An image, whose last token is number `last`."""
+        self.waiting += 1
+        self.last_image = last
+
+    def see_text(self, last: int) -> None:
+        """What the user says in this turn, whose last token is number `last`."""
+        self.said = last
+
+    def end_prompt(self, last: int) -> None:
+        """The turn's last prompt token is number `last`. A user who says nothing ends with an image."""
+        user = self.last_image if self.said is None else self.said
+        self.found += [(last, user)] * self.waiting
+        self.waiting, self.said = 0, None
+
+
+def _last_shared(start: list[int], whole: list[int]) -> int:
+    """The token of `whole` that holds the end of a text, whose tokens alone are `start`: the last of
+    these, or the first in which they differ, since that one reaches over the end."""
+    shared = 0
+    while shared < min(len(start), len(whole)) and start[shared] == whole[shared]:
+        shared += 1
+    return min(shared, len(start) - 1, len(whole) - 1)

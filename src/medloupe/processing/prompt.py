@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import jinja2
 from transformers import PreTrainedTokenizerBase
@@ -207,8 +208,18 @@ def _contents(
                 boxes += 1
             else:
                 parts.append(Run(image=part))
-        contents.append(form.turn(parts) if message.role == "user" else parts)
+        contents.append(_marked(form, parts) if message.role == "user" else parts)
     return contents
+
+
+def _marked(form: PromptFormat, parts: Sequence[Run]) -> list[Run]:
+    """A user's turn with a mark at the end of the text that the user, not the format, has written."""
+    runs = form.turn(parts)
+    speaks = form.images != "only" and any(part.text.strip() for part in parts)
+    places = [place for place, run in enumerate(runs) if run.text.strip()] if speaks else []
+    for place in places[-1:]:
+        runs[place] = replace(runs[place], said=len(runs[place].text.rstrip()))
+    return runs
 
 
 def _merged(runs: Sequence[Run]) -> list[Run]:
@@ -219,7 +230,8 @@ def _merged(runs: Sequence[Run]) -> list[Run]:
         if run.image is None and not run.text:
             continue
         if last and last.image is None and run.image is None and last.learned == run.learned:
-            merged[-1] = Run(text=last.text + run.text, learned=run.learned)
+            said = last.said if run.said is None else len(last.text) + run.said
+            merged[-1] = Run(text=last.text + run.text, learned=run.learned, said=said)
         else:
             merged.append(run)
     return merged

@@ -19,6 +19,8 @@ RECIPES = {
     "starter": "medloupe.recipes.starter:starter",
     "starter_tiny": "medloupe.recipes.starter:starter_tiny",
     "vqa_rad_starter": "medloupe.recipes.vqa_rad:vqa_rad_starter",
+    "hia": "medloupe.recipes.hia:hia",
+    "hia_tiny": "medloupe.recipes.hia:hia_tiny",
     "llama3_med": "medloupe.recipes.llama3_med:llama3_med",
     "llama3_med_tiny": "medloupe.recipes.llama3_med:llama3_med_tiny",
     "llava_med_mistral": "medloupe.recipes.llava_med:llava_med_mistral",

@@ -2,7 +2,8 @@
 
 The encoder says at which size and with which mean and standard deviation it wants its pixels. A recipe
 leaves these three fields of `processor.transform` out and they are filled in; where a file states
-them, they must agree.
+them, they must agree. So it is with the detail view of an adapter: `processor.transform` names the base's
+view, and that of the adapter's encoder is joined to it.
 """
 
 from __future__ import annotations
@@ -17,15 +18,24 @@ from medloupe.data.audit import GateConfig
 from medloupe.data.datasets.base import DatasetConfig
 from medloupe.evaluate.benchmark import Benchmark
 from medloupe.generate import GenerateConfig
+from medloupe.imaging.composed import DetailedTransform
+from medloupe.imaging.views import ViewTransform
+from medloupe.models.adapters import AdapterConfig
 from medloupe.models.connectors import ConnectorConfig
 from medloupe.models.encoders import EncoderConfig, undecided
 from medloupe.models.language import LanguageConfig
+from medloupe.models.vlm import ALL_PARTS, PARTS
 from medloupe.models.warm import StartConfig
 from medloupe.processing import ProcessorConfig
 from medloupe.train import TrainConfig
 from medloupe.train.lora import check_adapters
+from medloupe.train.preflight import check_parts
 
-_ENCODER = "model.encoder"
+_VIEWED = (
+    "model.encoder.",
+    "model.adapter.",
+    "model.adapter=",
+)  # what changes the view if it is set
 _TRANSFORM = "processor.transform"
 
 
@@ -36,7 +46,23 @@ class ModelConfig(Config):
     encoder: EncoderConfig
     connector: ConnectorConfig
     language: LanguageConfig = LanguageConfig()
+    adapter: AdapterConfig | None = None
     start: StartConfig | None = None
+
+    def fitted(self, transform: ViewTransform) -> ViewTransform:
+        """The transform that makes the views of the encoder, and of the adapter where it reads some.
+
+        Raises:
+            ConfigError: it states what one of them cannot take.
+        """
+        if self.adapter is None:
+            return self.encoder.fitted(transform)
+        if isinstance(transform, DetailedTransform):
+            base = self.encoder.fitted(transform.base)
+            view: ViewTransform = transform.model_copy(update={"base": base})
+        else:
+            view = self.encoder.fitted(transform)
+        return self.adapter.for_base(self.encoder).fitted(view)
 
 
 class EvaluateConfig(Config):
@@ -77,7 +103,7 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _fit_view(self) -> Self:
-        fitted = self.model.encoder.fitted(self.processor.transform)
+        fitted = self.model.fitted(self.processor.transform)
         # frozen for everybody else: the value is still being made here
         self.__dict__["processor"] = self.processor.model_copy(update={"transform": fitted})
         return self
@@ -85,18 +111,29 @@ class RunConfig(Config):
     @model_validator(mode="after")
     def _fit_stages(self) -> Self:
         is_quantized = self.model.language.quantization != "none"
+        check_parts(self.train.stages, PARTS if self.model.adapter is None else ALL_PARTS)
         check_adapters(self.train.stages, {}, quantized=is_quantized)
         return self
 
     def with_overrides(self, assignments: Sequence[str]) -> Self:
-        """As `Config.with_overrides`; the view follows another encoder unless it is set as well."""
-        encoder = [item for item in assignments if item.startswith(f"{_ENCODER}.")]
-        if not encoder or any(item.startswith(f"{_TRANSFORM}.") for item in assignments):
+        """As `Config.with_overrides`; the view follows another encoder or adapter unless it is set as
+        well."""
+        viewed = [item for item in assignments if item.startswith(_VIEWED)]
+        if not viewed or any(item.startswith(f"{_TRANSFORM}.") for item in assignments):
             return super().with_overrides(assignments)
-        model = self.model.with_overrides([item.removeprefix("model.") for item in encoder])
-        data = self.to_dict() | {"model": model.to_dict()}
-        data["processor"]["transform"] = undecided(data["processor"]["transform"])
+        given = self.processor.transform
+        base = given.base if isinstance(given, DetailedTransform) else given
+        # what trains may change with what there is to train, so both are set before they are checked
+        train = [item for item in assignments if item.startswith("train.")]
+        data = self.to_dict() | {
+            "model": self.model.with_overrides(_below("model.", viewed)).to_dict(),
+            "train": self.train.with_overrides(_below("train.", train)).to_dict(),
+        }
+        data["processor"]["transform"] = undecided(base.to_dict())
         changed = type(self).parse(data)
-        return super(RunConfig, changed).with_overrides(
-            [item for item in assignments if item not in encoder]
-        )
+        others = [item for item in assignments if item not in (*viewed, *train)]
+        return super(RunConfig, changed).with_overrides(others)
+
+
+def _below(prefix: str, assignments: Sequence[str]) -> list[str]:
+    return [item.removeprefix(prefix) for item in assignments]

@@ -17,6 +17,7 @@ Architecture = dict[str, Any]
 LLAMA_3_8B: Final = "meta-llama/Meta-Llama-3-8B-Instruct"
 LLAMA_2_7B: Final = "meta-llama/Llama-2-7b-chat-hf"
 MISTRAL_7B: Final = "mistralai/Mistral-7B-Instruct-v0.2"
+CHINESE_LLAMA2_13B: Final = "FlagAlpha/Llama2-Chinese-13b-Chat"
 QWEN_2_5_3B: Final = "Qwen/Qwen2.5-3B-Instruct"
 SMOLLM2_135M: Final = "starter"
 DFN5B: Final = "apple/DFN5B-CLIP-ViT-H-14-378"
@@ -50,6 +51,20 @@ LANGUAGE: Final[Mapping[str, Architecture]] = {
         "num_hidden_layers": 32,
         "num_attention_heads": 32,
         "num_key_value_heads": 32,
+        "max_position_embeddings": 4096,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": False,
+    },
+    # Touvron et al. 2023 (Llama 2), Table 1: 13B; the tokenizer is Llama 2's own
+    CHINESE_LLAMA2_13B: {
+        "model_type": "llama",
+        "vocab_size": 32000,
+        "hidden_size": 5120,
+        "intermediate_size": 13824,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 40,
         "max_position_embeddings": 4096,
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,

@@ -54,11 +54,13 @@ VIEW_BYTES = 1 << 30
 
 
 def build(config: RunConfig, root: Path) -> tuple[VisionLanguageModel, Processor, ImageSource]:
-    """The model with pretrained parts and a fresh connector, before any warm start, and what feeds it
-    from below `root`."""
+    """The model with pretrained parts, a fresh connector and a fresh adapter, before any warm start, and
+    what feeds it from below `root`."""
     torch.manual_seed(config.seed)
     parts = config.model
-    model, tokenizer = VisionLanguageModel.compose(parts.encoder, parts.connector, parts.language)
+    model, tokenizer = VisionLanguageModel.compose(
+        parts.encoder, parts.connector, parts.language, parts.adapter
+    )
     _channels_last(model)
     image_token = model.config.image_token_id
     processor = Processor(config.processor, tokenizer, model.layouts, image_token)
@@ -357,7 +359,8 @@ def _evaluation_manifest(folder: Path, run: RunConfig, dataset: Dataset) -> dict
 
 def _channels_last(model: VisionLanguageModel) -> None:
     """The memory order in which 2D convolutions run fastest on CPUs; answers are the same."""
-    for parameter in model.encoder.parameters():
+    adapted = [] if model.adapter is None else model.adapter.parameters()
+    for parameter in (*model.encoder.parameters(), *adapted):
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 

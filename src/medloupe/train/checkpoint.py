@@ -2,8 +2,8 @@
 
 A checkpoint inside a stage holds the parameters that train, the optimizer and the random state; a
 stage's last one ("end") holds what any stage so far has changed (of a part whose adapters are kept,
-these alone) and which adapters the parts carry, and later stages start from it. Files are written beside
-their place, synced and renamed, so a full disk or a kill leaves the previous one good.
+these alone) and which low-rank adapters the parts carry, and later stages start from it. Files are
+written beside their place, synced and renamed, so a full disk or a kill leaves the previous one good.
 """
 
 from __future__ import annotations

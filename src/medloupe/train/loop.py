@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from medloupe.errors import CheckpointError, TrainingError
-from medloupe.models.low_rank import carried_adapters
-from medloupe.models.vlm import PARTS, VisionLanguageModel
+from medloupe.models.low_rank import carried_adapters, noted_adapters
+from medloupe.models.vlm import VisionLanguageModel
 from medloupe.train.checkpoint import CheckpointFolder, Found
 from medloupe.train.log import TrainLog
 from medloupe.train.lora import (
@@ -31,7 +31,7 @@ from medloupe.train.lora import (
 from medloupe.train.objectives.base import Micro, Objective, Progress, StageContext
 from medloupe.train.optimizer import build_optimizer, set_rates, trained_parameters
 from medloupe.train.order import BatchOrder, CurriculumOrder, MixedRows, Order
-from medloupe.train.preflight import check_stages
+from medloupe.train.preflight import check_parts, check_stages
 from medloupe.train.stages import StageConfig, TrainConfig
 
 Hook = Callable[[int, VisionLanguageModel], dict[str, float]]
@@ -91,6 +91,7 @@ class Trainer:
                 remedy="Pass --resume to go on, or choose another --out",
             )
         self._check_names(found)
+        check_parts(self.config.stages, self.model.parts)
         check_adapters(
             self.config.stages,
             carried_adapters(self.model),
@@ -127,7 +128,7 @@ class Trainer:
         end_adapters(self.model, stage)
         self.model.requires_grad_(False)
         weights = changed_weights(self.model, self.config.stages[: number + 1])
-        end = {"parts": weights, "adapters": self.model.config.adapters}
+        end = {"parts": weights, "low_rank": self.model.config.low_rank}
         self.checkpoints.write(number, stage.name, None, end)
         self._loaded = (number, None)
 
@@ -158,7 +159,8 @@ class Trainer:
         for micro in micros:
             with torch.autocast("cpu", torch.bfloat16, enabled=state.stage.precision == "bf16"):
                 loss = state.objective.loss(micro) / count
-            self.backward(loss)
+            if loss.requires_grad:  # text without an image reaches nothing that only images reach
+                self.backward(loss)
             total += float(loss.detach())
         parameters = [parameter for _, parameter in state.parameters]
         norm = float(nn.utils.clip_grad_norm_(parameters, state.stage.clip))
@@ -199,7 +201,7 @@ class Trainer:
             )
 
     def _freeze(self, stage: StageConfig) -> None:
-        for part in PARTS:
+        for part in self.model.parts:
             trains = part in stage.trainable and part not in stage.adapted
             self.model.get_submodule(part).requires_grad_(trains)
 
@@ -276,7 +278,7 @@ class Trainer:
         if self._is_loaded(found):
             return
         state = self.checkpoints.read(found)
-        carry(self.model, state["adapters"])
+        carry(self.model, noted_adapters(state))
         for part, weights in state["parts"].items():
             self.model.get_submodule(part).load_state_dict(weights, strict=False)
         self._loaded = (found.stage, found.step)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from medloupe.models.vlm import PARTS, VisionLanguageModel
+from medloupe.models.vlm import VisionLanguageModel
 from medloupe.train.stages import StageConfig
 
 
@@ -19,7 +19,7 @@ def trained_parameters(model: VisionLanguageModel) -> dict[str, list[tuple[str, 
             for name, parameter in model.get_submodule(part).named_parameters()
             if parameter.requires_grad
         ]
-        for part in PARTS
+        for part in model.parts
     }
 
 

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
-from medloupe.errors import TrainingError, did_you_mean
+from medloupe.errors import ConfigError, TrainingError, did_you_mean
+from medloupe.models.vlm import Part
 from medloupe.train.objectives.base import StageContext, ease_of
 from medloupe.train.stages import StageConfig
+
+
+def check_parts(stages: Iterable[StageConfig], parts: Collection[Part]) -> None:
+    """Check that the model has the `parts` that stages train.
+
+    Raises:
+        ConfigError: naming the stage.
+    """
+    for stage in stages:
+        for part in stage.trainable:
+            if part not in parts:
+                raise ConfigError(
+                    f"the stage trains {part!r}, and the model has none",
+                    field=f"train.stages.{stage.name}.trainable",
+                    remedy=f"Give the model one (model.{part}), or leave it out",
+                )
 
 
 def check_stages(

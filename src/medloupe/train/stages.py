@@ -41,8 +41,9 @@ class CurriculumConfig(Config):
 
 
 class StageConfig(Config):
-    """One stage. `trainable` names parts; with `lora`, "language_model" means its adapters alone, and
-    with `encoder_lora`, "encoder" means those of the encoder.
+    """One stage. `trainable` names parts; with `lora`, "language_model" means its low-rank adapters alone,
+    and with `encoder_lora`, "encoder" means those of the encoder. "adapter" is the model's adapter between
+    layers, with its own encoder.
 
     `mixture` names prepared data sets to train on instead of the run's, and how much of each, in rows
     of the stage; an epoch is then the mixture's. Length is `steps`, or `epochs` over the stage's rows.

@@ -10,10 +10,11 @@ import torch
 from transformers import AutoConfig, PretrainedConfig
 
 from medloupe.errors import ConfigError, did_you_mean
+from medloupe.imaging.composed import DetailedTransform
 from medloupe.imaging.views import Arrays, ViewTransform
 from medloupe.models.language import LanguageConfig, architecture_from, plain_architecture
 from medloupe.models.low_rank import attach
-from medloupe.models.vlm import PARTS, VisionLanguageModel, VLMConfig
+from medloupe.models.vlm import VisionLanguageModel, VLMConfig
 from medloupe.recipes.config import ModelConfig
 from medloupe.recipes.published import LANGUAGE
 from medloupe.train.stages import StageConfig
@@ -37,6 +38,7 @@ def build(config: ModelConfig) -> VisionLanguageModel:
     fields = VLMConfig(
         encoder=config.encoder.resolved().to_dict(),
         connector=config.connector.to_dict(),
+        adapter=None if config.adapter is None else config.adapter.to_dict(),
         language=plain_architecture(architecture),
         attention="sdpa",
         image_token_id=int(architecture.vocab_size),
@@ -49,7 +51,7 @@ def build(config: ModelConfig) -> VisionLanguageModel:
 
 def set_trainable(model: VisionLanguageModel, stage: StageConfig) -> None:
     """Freeze, and put adapters on, as training does."""
-    for part in PARTS:
+    for part in model.parts:
         trains = part in stage.trainable and part not in stage.adapted
         model.get_submodule(part).requires_grad_(trains)
     with torch.device("meta"):
@@ -83,7 +85,10 @@ def example(kind: Kind, transform: ViewTransform, dtype: torch.dtype) -> ImageIn
         spacing=(1.0, 1.0, 1.0),
         source=ImageRef(uri="example", kind=kind),
     )
-    return ImageInput(kind=kind, views=_on_meta(transform.apply(image), dtype))
+    views = _on_meta(transform.apply(image), dtype)
+    if not isinstance(transform, DetailedTransform):
+        return ImageInput(kind=kind, views=views)
+    return ImageInput(kind=kind, views=views[0], detail=views[1])
 
 
 def _on_meta(views: Arrays, dtype: torch.dtype) -> Views:

@@ -11,7 +11,6 @@ from pydantic import Field
 
 from medloupe.config import Config
 from medloupe.errors import ConfigError, did_you_mean
-from medloupe.models.vlm import PARTS
 from medloupe.recipes.config import RunConfig
 from medloupe.recipes.plan.memory import GIB, Memory, Sizes, memory, sizes
 from medloupe.recipes.plan.meta import Kind, build, example, set_trainable
@@ -112,7 +111,8 @@ def make_plan(
         image_tokens=work.image_tokens,
         text_tokens=text_tokens,
         parameters={
-            part: sum(p.numel() for p in whole.get_submodule(part).parameters()) for part in PARTS
+            part: sum(p.numel() for p in whole.get_submodule(part).parameters())
+            for part in whole.parts
         },
         stages=tuple(stages),
     )

@@ -12,10 +12,10 @@ Shapes: U image tokens, L tokens of a row, D width, H heads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -25,7 +25,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from medloupe.models.vlm import PARTS, VisionLanguageModel
+from medloupe.models.adapters import Span
+from medloupe.models.vlm import VisionLanguageModel
 from medloupe.types import ImageInput
 
 OUTSIDE = ""
@@ -75,8 +76,17 @@ def count(model: VisionLanguageModel, image: ImageInput, text_tokens: int) -> Wo
         forward["encoder"] = spent()
         (tokens_UD,) = model.image_tokens(encoded)
         forward["connector"] = spent()
-        loss = _loss(model, tokens_UD, text_tokens) if text_tokens else tokens_UD.float().sum()
-        forward["language_model"] = spent()
+        details = model.details([image])
+        acting = _AdapterWork(model, counter.get_total_flops, spent() if details else 0)
+        with acting:
+            loss = (
+                _loss(model, tokens_UD, details, text_tokens)
+                if text_tokens
+                else tokens_UD.float().sum()
+            )
+        forward["language_model"] = spent() - acting.inside
+        if model.adapter is not None:
+            forward["adapter"] = acting.flops
         loss.backward()
         backward = spent()
     grid = encoded[0].grid
@@ -93,21 +103,60 @@ def count(model: VisionLanguageModel, image: ImageInput, text_tokens: int) -> Wo
     )
 
 
-def _loss(model: VisionLanguageModel, tokens_UD: torch.Tensor, text: int) -> torch.Tensor:
-    """As `VisionLanguageModel.label_loss`: logits only where there is a label."""
+def _loss(
+    model: VisionLanguageModel,
+    tokens_UD: torch.Tensor,
+    details: Sequence[torch.Tensor],
+    text: int,
+) -> torch.Tensor:
+    """As `VisionLanguageModel.label_loss`: logits only where there is a label. An adapter finds the end of
+    the question at the last token, which costs what any other place does."""
     device = tokens_UD.device
     ids = torch.zeros(text, dtype=torch.long, device=device)
     embeddings = torch.cat([tokens_UD, model.get_input_embeddings()(ids)])[None]
     length = embeddings.shape[1]
-    output = model.language_model(
-        inputs_embeds=embeddings,
-        # a 2D mask would be read for its numbers, and there are none
-        attention_mask=torch.zeros(1, 1, length, length, dtype=embeddings.dtype, device=device),
-        position_ids=torch.arange(length, device=device)[None],
-        logits_to_keep=text,
-        use_cache=False,
-    )
+    span = Span(row=0, start=0, stop=len(tokens_UD), anchor=length - 1)
+    with model.acting([span], details):
+        output = model.language_model(
+            inputs_embeds=embeddings,
+            # a 2D mask would be read for its numbers, and there are none
+            attention_mask=torch.zeros(1, 1, length, length, dtype=embeddings.dtype, device=device),
+            position_ids=torch.arange(length, device=device)[None],
+            logits_to_keep=text,
+            use_cache=False,
+        )
     return F.cross_entropy(output.logits[0].float(), ids, reduction="sum")
+
+
+class _AdapterWork:
+    """The FLOPs of an adapter: `before`, those of its encoder, and those between layers."""
+
+    def __init__(self, model: VisionLanguageModel, flops: Callable[[], int], before: int) -> None:
+        self.model, self.total, self.before = model, flops, before
+        self.inside = 0
+        self.handles: list[Any] = []
+
+    @property
+    def flops(self) -> int:
+        return self.before + self.inside
+
+    def __enter__(self) -> Self:
+        if self.model.adapter is not None:
+            self.handles = [
+                self.model.adapter.register_forward_pre_hook(self._enter),
+                self.model.adapter.register_forward_hook(self._leave),
+            ]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _enter(self, *_: Any) -> None:
+        self.inside -= self.total()
+
+    def _leave(self, *_: Any) -> None:
+        self.inside += self.total()
 
 
 @dataclass
@@ -212,5 +261,5 @@ def trained(model: VisionLanguageModel) -> dict[str, int]:
     """Trainable parameters by part."""
     return {
         part: sum(p.numel() for p in model.get_submodule(part).parameters() if p.requires_grad)
-        for part in PARTS
+        for part in model.parts
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -145,7 +145,8 @@ class FrozenFeatures:
     """Encoder features where the encoder does not train: each image is encoded once, when first met.
 
     Always one image at a time: its features then do not depend on its neighbours in a batch, so a
-    resumed run sees the same bits.
+    resumed run sees the same bits. Detail views are those of an encoder that may train: they are made
+    anew each time.
     """
 
     def __init__(self, context: StageContext) -> None:
@@ -155,12 +156,13 @@ class FrozenFeatures:
 
     def of(self, refs: Sequence[ImageRef]) -> list[ImageInput]:
         """The images with their features."""
-        return [self._one(ref) for ref in refs]
+        details = map(self.context.images.detail, refs)
+        return [replace(self._one(r), detail=d) for r, d in zip(refs, details, strict=True)]
 
     def _one(self, ref: ImageRef) -> ImageInput:
         key = ref.to_json()
         if key not in self._features:
-            (image,) = self.context.images.inputs([ref])
+            image = ImageInput(kind=ref.kind, views=self.context.images.view(ref))
             self._features[key] = self._known.of(image) if self._known else self._encoded(image)
         return self._features[key]
 

@@ -27,7 +27,8 @@ class LanguageObjectiveConfig(ObjectiveConfig):
 
     `tasks` empty means all. `ranges` keeps rows whose numeric attribute lies in [low, high]; rows
     without the attribute stay.
-    `pack` puts the questions of an image behind one prefix, up to `row_tokens` a row.
+    `pack` puts the questions of an image behind one prefix, up to `row_tokens` a row; with an adapter
+    that shows an image the question, each question keeps an image of its own.
     """
 
     tasks: tuple[str, ...] = ()
@@ -76,7 +77,9 @@ class LanguageObjective(Objective):
         kept = config.check(context.dataset, "train.stages.NAME")
         self.taught = {conversation.id: conversation for conversation in kept}
         self.rows = self._encoded(kept, context)
-        if config.pack:
+        if config.pack and self.model.question_dependent:
+            context.progress("not packed: images see their question", 1, 1)
+        elif config.pack:
             refuse_unmaskable(self.model.language_model.config)
             self.rows = pack_branches(
                 self.rows,
@@ -114,9 +117,14 @@ class LanguageObjective(Objective):
 
     def loss(self, micro: Micro) -> torch.Tensor:
         batch = micro.batch
-        tokens = self.model.image_tokens(batch.images)
         return self.model.label_loss(
-            batch.input_ids, batch.labels, batch.position_ids, batch.segments, tokens
+            batch.input_ids,
+            batch.labels,
+            batch.position_ids,
+            batch.segments,
+            self.model.image_tokens(batch.images),
+            self.model.details(batch.images),
+            batch.anchors,
         )[0]
 
     def _encoded(self, kept: Sequence[Conversation], context: StageContext) -> list[ModelInput]:

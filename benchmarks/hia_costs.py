@@ -1,0 +1,88 @@
+"""HiA's Table 3 by arithmetic: forward FLOPs and activations of the 13B base and of HiA at five sizes.
+
+    python benchmarks/hia_costs.py
+
+Both are built at their real size on the meta device, so this needs neither weights nor memory. The base
+reads the larger image itself, (size / 14)^2 tokens; HiA's base stays at 336 pixels, and its ResNet-50 and
+adapter read the larger one. A row is one image and `--text` tokens. Activations are what a backward
+would keep in bfloat16: of HiA as it trains, of the base with everything but its encoder trained, and
+`cache` the keys and values that an answer needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from medloupe.recipes.config import RunConfig
+from medloupe.recipes.hia import hia
+from medloupe.recipes.plan import StagePlan, make_plan
+
+SIZES = (448, 560, 672, 784, 896)
+# The paper's columns: FLOPs (T) and memory (GB) of the baseline, and of HiA; None is out of memory.
+PAPER = {
+    448: (46.8, 30.8, 15.8, 29.6),
+    560: (85.5, 31.3, 16.2, 29.9),
+    672: (105.0, None, 16.5, 30.1),
+    784: (162.0, None, 16.7, 30.3),
+    896: (208.0, None, 16.8, 30.4),
+}
+
+
+def main() -> None:
+    """Print the table."""
+    wanted = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    wanted.add_argument("--text", type=int, default=256)
+    args = wanted.parse_args()
+    print(f"text: {args.text} tokens a row; ours / the paper's")
+    print(
+        "| pixels | base: tokens | TFLOPs | activations | cache | HiA: TFLOPs | adapter's | activations |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for size in SIZES:
+        tokens, base = costs(larger_base(size), args.text)
+        _, adapted = costs(adapted_at(size), args.text)
+        print(
+            f"| {size} | {tokens} | {tera(base)} / {PAPER[size][0]} | {gib(base.kept)} | "
+            f"{cache(tokens + args.text):.2f} GiB | {tera(adapted)} / {PAPER[size][2]} | "
+            f"{adapted.forward_flops['adapter'] / 1e12:.2f} | {gib(adapted.kept)} |"
+        )
+
+
+def costs(run: RunConfig, text: int) -> tuple[int, StagePlan]:
+    """Image tokens in the row, and the plan of its only stage."""
+    plan = make_plan(run, text_tokens=text)
+    return plan.image_tokens, plan.stages[0]
+
+
+def larger_base(size: int) -> RunConfig:
+    """The base alone, reading `size` pixels by interpolated position embeddings."""
+    return hia().with_overrides(
+        [
+            "model.adapter=null",
+            f"model.encoder.image_size={size}",
+            "train.stages.tune.trainable=[connector, language_model]",
+            "processor.max_length=8192",
+        ]
+    )
+
+
+def adapted_at(size: int) -> RunConfig:
+    return hia().with_overrides([f"model.adapter.encoder.image_size={size}"])
+
+
+def tera(stage: StagePlan) -> str:
+    """Forward FLOPs of all parts."""
+    return f"{sum(stage.forward_flops.values()) / 1e12:.1f}"
+
+
+def gib(number: int) -> str:
+    return f"{number / 2**30:.2f} GiB"
+
+
+def cache(tokens: int) -> float:
+    """Keys and values of 40 layers of 5120 channels in bfloat16, in GiB."""
+    return tokens * 40 * 2 * 5120 * 2 / 2**30
+
+
+if __name__ == "__main__":
+    main()
