@@ -138,7 +138,14 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         self.register_module("adapter", None)
         if config.adapter is not None:
             self.put_on(AdapterConfig.parse(config.adapter))
+        drawn = [] if self.adapter is None else list(self.adapter.parameters())
+        for parameter in drawn:
+            # else transformers would draw it again, and not as zero
+            parameter._is_hf_initialized = True  # type: ignore[attr-defined]
         self.post_init()  # type: ignore[no-untyped-call]
+        for parameter in drawn:
+            # else transformers would not miss it in a checkpoint that lacks it
+            del parameter._is_hf_initialized  # type: ignore[attr-defined]
 
     @classmethod
     def compose(
@@ -189,19 +196,28 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         """Load a saved folder; code outside the package is refused unless trusted.
 
         Raises:
-            CheckpointError: the folder is missing or incomplete.
+            CheckpointError: the folder is missing, or lacks a file or a tensor.
         """
         if not (folder / "config.json").is_file():
             raise CheckpointError("not a saved model: no config.json", file=str(folder))
         is_quantized = require_quantization_of(folder)
         with trusting_code(trust_code):
             try:
-                model = cls.from_pretrained(folder, device_map=ON_CPU if is_quantized else None)
+                loaded: Any = cls.from_pretrained(
+                    folder, device_map=ON_CPU if is_quantized else None, output_loading_info=True
+                )
             except OSError as error:
                 raise CheckpointError(str(error), file=str(folder)) from error
+        model, report = loaded
+        if missing := sorted(report["missing_keys"]):
+            raise CheckpointError(
+                f"the weights lack {len(missing):,} tensors, the first {missing[0]!r}",
+                file=str(folder),
+                remedy="Copy the whole folder again",
+            )
         if is_quantized:
             keep_bits(model)
-        return model
+        return cast(Self, model)
 
     def put_on(self, config: AdapterConfig) -> None:
         """Give a model without one a fresh adapter, whose encoder has random weights.
@@ -224,9 +240,6 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
                 remedy="Use an encoder that reads them; slices makes one of a 2D encoder",
             )
         adapter.reset()
-        for parameter in adapter.parameters():
-            # else transformers would draw it again, and not as zero
-            parameter._is_hf_initialized = True  # type: ignore[attr-defined]
         adapter.train(self.training)
         adapter.attach(self.language_model)
         self.adapter = adapter

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from packaging.version import Version
 
-from medloupe.errors import MissingExtraError
+from medloupe.errors import ConfigError, MissingExtraError
 from medloupe.models.vlm import VisionLanguageModel
 from medloupe.processing import ImageSource, Processor
 from medloupe.types import Conversation
@@ -56,7 +56,14 @@ def vllm_prompt(
 
     Raises:
         PromptError, ImageError: what is wrong with the conversation or an image.
+        ConfigError: the model has an adapter, which vLLM's language model would leave out.
     """
+    if model.adapter is not None:
+        raise ConfigError(
+            "vLLM runs the language model alone, and this model has an adapter between its layers",
+            field="adapter",
+            remedy="Generate with MedLoupe (medloupe ask, medloupe evaluate)",
+        )
     row = processor.encode(conversation.without_answer(), images.size_of)
     with torch.no_grad():
         tokens = model.image_tokens(images.inputs(row.images))

@@ -113,6 +113,8 @@ class _Model(nn.Module):
 
         super().__init__()
         self.config = vllm_config.model_config.hf_config
+        if self.config.adapter is not None:
+            raise ValueError("the model has an adapter between its layers, which vLLM does not run")
         language = self.config.get_text_config()
         self.configure_mm_token_handling(
             vocab_size=language.vocab_size, mm_token_ids=[self.config.image_token_id]

@@ -316,6 +316,13 @@ def _unread(llava: Any, encoder: HFVisionTower) -> re.Pattern[str]:
 
 def _llava_config(model: VisionLanguageModel) -> LlavaConfig:
     """LLaVA's config for this composition."""
+    if model.adapter is not None:
+        raise ConfigError(
+            f"LLaVA has no adapter between layers of its language model; this model has "
+            f"{model.config.adapter['name']!r}",
+            field="adapter",
+            remedy="Serve it with MedLoupe, or export the model that it was put on",
+        )
     language = architecture_from(model.config.language)
     _refuse_language(str(language.model_type))
     encoder = EncoderConfig.parse(model.config.encoder)
