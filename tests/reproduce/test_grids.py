@@ -53,6 +53,10 @@ def test_a_row_begins_with_an_earlier_one(name: str) -> None:
         assert start is None or start in labels[:number]
     tasks = set(made.base.data.to_dict()["tasks"])
     assert {task for measure in made.measures for task in measure.tasks} <= tasks
+    asked = made.base.evaluate.benchmark.scorers
+    assert {"closed", "box"} <= asked.keys(), "every kind of answer has a scorer"
+    named = {scorer.name for scorers in asked.values() for scorer in scorers}
+    assert {measure.scorer for measure in made.measures} <= named
 
 
 def test_rows_differ_and_grids_share() -> None:

@@ -215,17 +215,16 @@ def pair_run() -> RunConfig:
     data = {
         "patients": 240,
         "slices_per_patient": 3,
-        "series_per_patient": 1,
+        "series_per_patient": 2,
         "volumes_per_patient": 0,
         "lesion_width": (0.03, 0.08),
         "tasks": TASKS,
         "languages": ("zh",),
     }
-    scorers = {"open": ["bleu_4.nltk", "meteor.exact_stem"]}
     return run.with_overrides(
         [
             *(assign(f"data.{field}", value) for field, value in data.items()),
-            assign("evaluate.benchmark.scorers", scorers),
+            assign("evaluate.benchmark.scorers.open", ["bleu_4.nltk", "meteor.exact_stem"]),
             assign("evaluate.benchmark.max_new_tokens", 64),
         ]
     )
