@@ -31,12 +31,12 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
+from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import nibabel
-import nilearn
 import numpy as np
 import pydicom
 from PIL import Image
@@ -321,7 +321,10 @@ def make_slices(folder: Path, count: int) -> list[Path]:
 def make_volumes(folder: Path, count: int) -> list[Path]:
     """The template as it is shipped, and CTs of its shape: air at -1000, noise of 8."""
     folder.mkdir()
-    template = Path(nilearn.__file__).parent / MNI
+    found = find_spec("nilearn")  # not imported: every worker process would wait for it
+    assert found is not None
+    assert found.origin is not None, "the extra `starter` brings nilearn"
+    template = Path(found.origin).parent / MNI
     image = nibabel.load(template)
     head = np.asarray(image.dataobj).astype(np.float32)
     noise = np.random.default_rng(0)
