@@ -48,12 +48,12 @@ from medloupe.data.datasets.folder import FolderConfig
 from medloupe.imaging.read import read_image
 from medloupe.imaging.store import DecodedStore
 from medloupe.imaging.transforms import ImageTransform
-from medloupe.processing import ImageSource
 from medloupe.types import ImageRef, MedicalImage
 
 Way = Callable[[], Any]
 MNI = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 TRANSFORM = ImageTransform()
+BATCH = 8
 # (centre, width) of the CT volumes: the file does not say
 PLAIN_WINDOW = {"units": "stored", "window": (40.0, 400.0)}
 
@@ -149,12 +149,17 @@ def epochs(
         )
 
     def plain_epoch() -> None:
-        batch = np.empty((len(refs), 3, TRANSFORM.size, TRANSFORM.size), np.float32)
+        batch = np.empty((BATCH, 3, TRANSFORM.size, TRANSFORM.size), np.float32)
         for index, ref in enumerate(refs):
-            batch[index] = TRANSFORM.apply(plain_image(Path(ref.uri)))
+            batch[index % BATCH] = TRANSFORM.apply(plain_image(Path(ref.uri)))
+
+    from medloupe.processing import ImageSource  # brings torch, which no worker process needs
 
     def epoch(store: DecodedStore) -> None:
-        ImageSource(folder, TRANSFORM, keep_bytes=0, store=store).inputs(refs)
+        """In batches, as training takes them."""
+        images = ImageSource(folder, TRANSFORM, keep_bytes=0, store=store)
+        for start in range(0, len(refs), BATCH):
+            images.inputs(refs[start : start + BATCH])
 
     def values() -> None:
         """Every decoded value copied out of the map, as a collator would."""

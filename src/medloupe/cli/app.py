@@ -12,6 +12,7 @@ from rich.markup import escape
 from medloupe.cli import console, plan, reproduce, weights
 from medloupe.cli import data as data_verbs
 from medloupe.cli.deidentify import deidentify
+from medloupe.cli.synthesize import synthesize
 from medloupe.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def _check(folder: Path) -> None:
     console.out.print(f"{escape(str(folder))}: {summary}, no faults")
 
 
-for _verb in (data_verbs.audit, data_verbs.stats, data_verbs.convert, deidentify):
+for _verb in (data_verbs.audit, data_verbs.stats, data_verbs.convert, deidentify, synthesize):
     app.command()(_verb)
 
 

@@ -1,0 +1,259 @@
+"""What teachers over HTTP share: keys, time limits, and what each way to fail means.
+
+A key is read from the environment when the teacher opens, lives in a header, and is cut out of every text
+that comes back (servers quote keys in their errors).
+"""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import datetime
+import email.utils
+import functools
+import json
+import os
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+
+from medloupe.errors import ConfigError, MissingExtraError
+from medloupe.synthesis.guard import is_local
+from medloupe.synthesis.teachers.base import Answer, Failure, Teacher, TeacherConfig
+from medloupe.synthesis.types import ChatMessage
+
+if TYPE_CHECKING:
+    import httpx
+
+_RETRIED = {408, 409, 425, 429}
+_REFUSED_FORM = re.compile(
+    "response_format|json_schema|schema|grammar|guided|structured|tool|format", re.I
+)
+_NO_CREDIT = re.compile("insufficient_quota|billing|credit balance", re.I)
+_ENVIRONMENT = re.compile("[A-Za-z_][A-Za-z0-9_]*")
+_SHOWN = 300
+
+
+class HttpTeacherConfig(TeacherConfig, abc.ABC):
+    """`key_env` names the environment variable that holds the key, "" where none is needed. `timeout` is
+    of a whole request, in seconds. `local` states whether what is sent stays inside your walls; without it,
+    this machine and private networks count as local.
+    """
+
+    free: ClassVar[frozenset[str]] = TeacherConfig.free | {
+        "base_url",
+        "key_env",
+        "timeout",
+        "stream",
+        "local",
+    }
+
+    base_url: str
+    model: str
+    key_env: str = ""
+    stream: bool = False
+    timeout: float = Field(default=300.0, gt=0)
+    local: bool | None = None
+
+    @field_validator("key_env")
+    @classmethod
+    def _a_name(cls, value: str) -> str:
+        # Never quoted: a key pasted here by mistake must not be printed.
+        if value and (not _ENVIRONMENT.fullmatch(value) or len(value) > 64):
+            raise ValueError("name an environment variable, such as OPENAI_API_KEY, never a key")
+        return value
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("needs http:// or https:// and a host")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("holds no user, password or query; name the key's variable in key_env")
+        return value.rstrip("/")
+
+    @property
+    def called(self) -> str:
+        return self.label or self.model
+
+    @property
+    def is_local(self) -> bool:
+        return _is_local(self.base_url) if self.local is None else self.local
+
+    def key(self) -> str:
+        """The key, "" where none is needed.
+
+        Raises:
+            ConfigError: the variable is not set.
+        """
+        if not self.key_env:
+            return ""
+        key = os.environ.get(self.key_env, "").strip()
+        if not key:
+            raise ConfigError(
+                f"teacher {self.called!r} needs a key and the environment variable {self.key_env} is "
+                "not set",
+                field="teachers.key_env",
+                remedy=f"export {self.key_env}=... before the command (with Ray, on every machine)",
+            )
+        return key
+
+
+@functools.cache
+def _is_local(url: str) -> bool:
+    """`guard.is_local`, asked once: a run does not change its mind between two rows."""
+    return is_local(url)
+
+
+class StreamError(Exception):
+    """What came back is not a whole answer; the text says why."""
+
+
+class HttpTeacher(Teacher):
+    """One `httpx` client. Endpoints that refuse constrained output are asked with less of it from then
+    on: `forms` are the ways to ask for it, strictest first, the last one "none".
+    """
+
+    forms: ClassVar[tuple[str, ...]] = ("none",)
+
+    def __init__(self, config: HttpTeacherConfig, *, forms: tuple[str, ...]) -> None:
+        try:
+            import httpx
+        except ImportError as error:
+            raise MissingExtraError.naming("httpx", extra="synthesis") from error
+        self._httpx = httpx
+        self._key = config.key()
+        self._config = config
+        self._forms = forms
+        self._client = httpx.AsyncClient(
+            headers={"User-Agent": "medloupe", **self.headers(self._key)},
+            timeout=httpx.Timeout(config.timeout, connect=min(30.0, config.timeout)),
+            # How many may be open is the asker's business; here only idle ones are kept.
+            limits=httpx.Limits(max_keepalive_connections=config.concurrency),
+        )
+
+    @abc.abstractmethod
+    def headers(self, key: str) -> dict[str, str]:
+        """What names the user."""
+
+    @abc.abstractmethod
+    def request(
+        self, messages: Sequence[ChatMessage], schema: Mapping[str, Any] | None, form: str
+    ) -> tuple[str, dict[str, Any]]:
+        """The url and the body."""
+
+    @abc.abstractmethod
+    def whole(self, data: Any) -> Answer:
+        """The answer in a complete body; raises `StreamError`, `KeyError`, `TypeError`, ..."""
+
+    @abc.abstractmethod
+    async def streamed(self, events: AsyncIterator[Any]) -> Answer:
+        """The answer in a stream of events; raises `StreamError` where it ends too early."""
+
+    async def ask(
+        self, messages: Sequence[ChatMessage], schema: Mapping[str, Any] | None
+    ) -> Answer | Failure:
+        forms = self._forms if schema is not None else ("none",)
+        for number, form in enumerate(forms):
+            said = await self._post(*self.request(messages, schema, form))
+            if isinstance(said, Answer):
+                # What one prompt alone was refused for must not loosen the form of all others.
+                if schema is not None:
+                    self._forms = min(self._forms, forms[number:], key=len)
+                break
+            if not isinstance(said, _FormRefusedFailure):
+                break
+        return said
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def _post(self, url: str, body: dict[str, Any]) -> Answer | Failure:
+        httpx = self._httpx
+        try:
+            async with (
+                asyncio.timeout(self._config.timeout),
+                self._client.stream("POST", url, json=body) as response,
+            ):
+                if response.status_code != 200:
+                    return self._refusal(response, await response.aread())
+                return await self._read(response)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            return self._failure("retry", f"cannot connect to {url}: {error}")
+        except (TimeoutError, httpx.TimeoutException):
+            reason = f"no whole answer within {self._config.timeout:g} s"
+            return self._failure("retry", reason, paid=True)
+        except (httpx.HTTPError, httpx.InvalidURL, StreamError) as error:
+            reason = f"the answer broke off: {error or type(error).__name__}"
+            return self._failure("retry", reason, paid=True)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            reason = f"the answer is not in the protocol: {type(error).__name__} {error}"
+            return self._failure("retry", reason, paid=True)
+
+    async def _read(self, response: httpx.Response) -> Answer:
+        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind == "text/event-stream":
+            answer = await self.streamed(_events(response))
+        elif kind.endswith("json"):
+            answer = self.whole(json.loads(await response.aread()))
+        else:
+            raise StreamError(f"content type {kind!r} is neither JSON nor an event stream")
+        return answer.model_copy(update={"text": self._clean(answer.text)})
+
+    def _refusal(self, response: httpx.Response, body: bytes) -> Failure:
+        status, text = response.status_code, body.decode(errors="replace").strip()
+        reason = f"HTTP {status}: {text[:_SHOWN]}"
+        if status == 402 or (status in (400, 403, 429) and _NO_CREDIT.search(text)):
+            return self._failure("stop", reason)
+        if status in _RETRIED or status >= 500:
+            return self._failure("retry", reason, wait=_wait(response.headers))
+        if status in (400, 422):
+            kind = _FormRefusedFailure if _REFUSED_FORM.search(text) else Failure
+            return kind(scope="row", reason=self._clean(reason))
+        return self._failure("row" if status == 413 else "stop", reason)
+
+    def _failure(
+        self, scope: str, reason: str, *, wait: float | None = None, paid: bool = False
+    ) -> Failure:
+        return Failure.parse(
+            {"scope": scope, "reason": self._clean(reason), "wait": wait, "paid": paid}
+        )
+
+    def _clean(self, text: str) -> str:
+        return text.replace(self._key, "[key]") if self._key else text
+
+
+class _FormRefusedFailure(Failure):
+    """The endpoint does not know this way to constrain an answer."""
+
+
+async def _events(response: httpx.Response) -> AsyncIterator[Any]:
+    """The JSON of each server-sent event, up to `[DONE]` (given as None) or the end of the stream.
+
+    Lines are cut at line feeds alone: `aiter_lines` also cuts at U+2028, which JSON may hold.
+    """
+    rest = b""
+    async for piece in response.aiter_bytes():
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data:"):
+                data = line[5:].strip()
+                yield None if data == b"[DONE]" else json.loads(data)
+
+
+def _wait(headers: Mapping[str, str]) -> float | None:
+    """Retry-After in seconds: a number, or a date (RFC 9110, 10.2.3)."""
+    value = headers.get("retry-after", "").strip()
+    if re.fullmatch(r"\d+(\.\d+)?", value):
+        return float(value)
+    try:
+        date = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=datetime.UTC)
+    return max(0.0, (date - datetime.datetime.now(datetime.UTC)).total_seconds())
