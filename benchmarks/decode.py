@@ -51,6 +51,7 @@ from medloupe.imaging.transforms import ImageTransform
 from medloupe.types import ImageRef, MedicalImage
 
 Way = Callable[[], Any]
+Reader = Callable[[Path], np.ndarray]
 MNI = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 TRANSFORM = ImageTransform()
 BATCH = 8
@@ -102,14 +103,15 @@ def dicom(files: Sequence[Path], folder: Path, args: argparse.Namespace) -> None
     for path in files[:3]:
         assert np.array_equal(read_image(path).array[0], plain_slice(path))
         assert np.array_equal(plain_slice(path), plain_slice(path, "pyjpegls"))
-    ways: dict[str, Way] = {
-        f"pydicom as installed ({chosen})": lambda: [plain_slice(p) for p in files],
-        "pydicom told to use pyjpegls": lambda: [plain_slice(p, "pyjpegls") for p in files],
-        "MedLoupe": lambda: [read_image(p) for p in files],
+    readers: dict[str, Reader] = {
+        f"pydicom as installed ({chosen})": plain_slice,
+        "pydicom told to use pyjpegls": plain_slice_pyjpegls,
+        "MedLoupe": our_slice,
     }
+    ways = alone(readers, files)
     title = f"{len(files)} CT slices, JPEG-LS, {size_of(files)}"
     measure(f"read: {title}", ways, args.rounds)
-    in_workers(title, files, ways, args)
+    in_workers(title, files, readers, args)
     epochs(title, refs, folder, ways, plain_slice_image, args)
 
 
@@ -119,14 +121,16 @@ def nifti(files: Sequence[Path], folder: Path, args: argparse.Namespace) -> None
     for path in files:
         ours = read_image(path, kind="volume").array
         assert np.array_equal(ours, plain_volume(path).T[:, ::-1, ::-1])
-    ways: dict[str, Way] = {
-        "nibabel get_fdata()": lambda: [canonical(p).get_fdata() for p in files],
-        "nibabel dataobj, as float32": lambda: [plain_volume(p) for p in files],
-        "nibabel dataobj, as stored": lambda: [np.asanyarray(canonical(p).dataobj) for p in files],
-        "MedLoupe": lambda: [read_image(p, kind="volume") for p in files],
+    readers: dict[str, Reader] = {
+        "nibabel get_fdata()": plain_fdata,
+        "nibabel dataobj, as float32": plain_volume,
+        "nibabel dataobj, as stored": plain_stored,
+        "MedLoupe": our_volume,
     }
+    ways = alone(readers, files)
     title = f"{len(files)} volumes of 197 x 233 x 189, .nii.gz, {size_of(files)}"
     measure(f"read: {title}", ways, args.rounds)
+    in_workers(title, files, readers, args)
     epochs(title, refs, folder, ways, plain_volume_image, args)
 
 
@@ -184,31 +188,35 @@ def epochs(
     print(f"  store: {full.blobs.bytes_used() / 2**20:.0f} MB, decoded images and views\n")
 
 
+def alone(readers: dict[str, Reader], files: Sequence[Path]) -> dict[str, Way]:
+    """Every reader in this process, all arrays kept."""
+    return {
+        name: lambda read=read: [read(path) for path in files] for name, read in readers.items()
+    }
+
+
 def in_workers(
-    title: str, files: Sequence[Path], alone: dict[str, Way], args: argparse.Namespace
+    title: str, files: Sequence[Path], readers: dict[str, Reader], args: argparse.Namespace
 ) -> None:
-    """Every way in several processes, which are started before, beside the plain ways in one."""
+    """Every reader in several processes, which are started before, beside the plain ones in one."""
     with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
         parts = [files[start :: args.workers] for start in range(args.workers)]
         shared: dict[str, Way] = {
-            name: lambda name=name: list(pool.map(read_part, [name] * len(parts), parts))
-            for name in alone
+            name: lambda read=read: list(pool.map(read_part, [read] * len(parts), parts))
+            for name, read in readers.items()
         }
-        ways = {f"{name}, 1 process": way for name, way in alone.items() if name != "MedLoupe"}
+        ways: dict[str, Way] = {
+            f"{name}, 1 process": lambda read=read: read_part(read, files)
+            for name, read in readers.items()
+            if name != "MedLoupe"
+        }
         ways |= {f"{name}, {args.workers} processes": way for name, way in shared.items()}
         measure(f"read in {args.workers} processes: {title}", ways, args.rounds)
 
 
-def read_part(way: str, files: Sequence[Path]) -> float:
-    """Read in a worker; only a number goes back."""
-    total = 0.0
-    for path in files:
-        if way == "MedLoupe":
-            total += float(read_image(path).array[0, 0, 0])
-        else:
-            plugin = "pyjpegls" if "pyjpegls" in way else ""
-            total += float(plain_slice(path, plugin)[0, 0])
-    return total
+def read_part(read: Reader, files: Sequence[Path]) -> float:
+    """Read and let go; only a number goes back."""
+    return sum(float(read(path).flat[0]) for path in files)
 
 
 def conversion(files: Sequence[Path], folder: Path, args: argparse.Namespace) -> None:
@@ -275,6 +283,26 @@ def plain_slice(path: Path, plugin: str = "") -> np.ndarray:
     if plugin:
         return apply_modality_lut(pixel_array(dataset, decoding_plugin=plugin), dataset)
     return apply_modality_lut(dataset.pixel_array, dataset)
+
+
+def plain_slice_pyjpegls(path: Path) -> np.ndarray:
+    return plain_slice(path, "pyjpegls")
+
+
+def our_slice(path: Path) -> np.ndarray:
+    return read_image(path).array
+
+
+def our_volume(path: Path) -> np.ndarray:
+    return read_image(path, kind="volume").array
+
+
+def plain_fdata(path: Path) -> np.ndarray:
+    return canonical(path).get_fdata()
+
+
+def plain_stored(path: Path) -> np.ndarray:
+    return np.asanyarray(canonical(path).dataobj)
 
 
 def plain_slice_image(path: Path) -> MedicalImage:

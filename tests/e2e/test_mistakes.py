@@ -19,6 +19,7 @@ VERBS = [
     ("audit",),
     ("stats",),
     ("convert",),
+    ("synthesize",),
     ("deidentify",),
     ("train",),
     ("evaluate",),

@@ -179,6 +179,10 @@ def stats(
         json_.parent.mkdir(parents=True, exist_ok=True)
         write_lines(json_, [found.to_json()])
     _show_stats(found)
+    if any("teacher" in row.attributes for row in dataset.conversations):
+        from medloupe.synthesis.stats import domain_counts, domain_table
+
+        console.out.print(domain_table(domain_counts(dataset.conversations, by="teacher")))
     console.out.print(f"page: {escape(str(page))}")
 
 

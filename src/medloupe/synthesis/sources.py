@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping
@@ -126,8 +127,7 @@ class SourceConfig(Config):
 
     def _mapped(self) -> Iterator[SourceRow]:
         for number, text in _texts(self.path):
-            data = _parsed(_Anything, text, self.path, number)
-            yield self._checked(_of_fields(data.model_extra or {}, self.fields), number)
+            yield self._checked(_of_fields(_object(text, self.path, number), self.fields), number)
 
     def _checked(self, data: Mapping[str, Any], number: int) -> SourceRow:
         stated = dict(data) | ({"kind": self.kind} if self.kind is not None else {})
@@ -156,12 +156,6 @@ class SourceConfig(Config):
 
     def _root(self) -> Path:
         return self.path if self.path.is_dir() else self.images or self.path.parent
-
-
-class _Anything(Config):
-    """Any JSON object."""
-
-    model_config = Config.model_config | {"extra": "allow"}
 
 
 class _Priors:
@@ -311,6 +305,21 @@ def _parsed(kind: type[jsonl.Row], line: bytes, path: Path, number: int | None) 
     if row is None:
         raise DataError.of(faults[0])
     return row
+
+
+def _object(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    """Any JSON object."""
+    try:
+        data = json.loads(_decoded(line, path, number))
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"line {number} is not JSON: {error}",
+            remedy="One JSON object a line; was the file cut off?",
+            file=str(path),
+        ) from None
+    if not isinstance(data, dict):
+        raise DataError(f"line {number} is not a JSON object", file=str(path))
+    return data
 
 
 def _decoded(line: bytes, path: Path, number: int | None) -> str:
