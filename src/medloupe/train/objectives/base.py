@@ -20,7 +20,7 @@ from medloupe.errors import TrainingError
 from medloupe.models.features import FeatureStore
 from medloupe.models.vlm import VisionLanguageModel
 from medloupe.processing import ImageSource, Processor
-from medloupe.types import Batch, Conversation, ImageInput, ImageRef, Record
+from medloupe.types import Batch, Conversation, ImageInput, ImageRef, Record, Views
 
 Progress = Callable[[str, int, int], None]
 
@@ -156,8 +156,11 @@ class FrozenFeatures:
 
     def of(self, refs: Sequence[ImageRef]) -> list[ImageInput]:
         """The images with their features."""
-        details = map(self.context.images.detail, refs)
-        return [replace(self._one(r), detail=d) for r, d in zip(refs, details, strict=True)]
+        return [self._detailed(self._one(ref), self.context.images.detail(ref)) for ref in refs]
+
+    @staticmethod
+    def _detailed(image: ImageInput, detail: Views | None) -> ImageInput:
+        return image if detail is None else replace(image, detail=detail)
 
     def _one(self, ref: ImageRef) -> ImageInput:
         key = ref.to_json()
