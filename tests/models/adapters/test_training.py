@@ -104,7 +104,7 @@ def test_it_learns_what_only_images_tell(kit, make_lab, data, tmp_path: Path, aw
         before = float(lab.loss(*rows))
     objective = {"name": "language", "tasks": ["side"]}
     trainer(
-        lab, data, tmp_path, stage(objective=objective, batch_size=8, steps=60, learning_rate=1e-2)
+        lab, data, tmp_path, stage(objective=objective, batch_size=8, steps=120, learning_rate=5e-3)
     ).fit()
     with torch.no_grad():
         after = float(lab.loss(*rows))
