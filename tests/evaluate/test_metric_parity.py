@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from by_path import loaded
 from nltk.stem.porter import PorterStemmer
 
 from medloupe.evaluate.scorers.base import Scorer
@@ -22,15 +21,7 @@ GUIDE = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
 
 @pytest.fixture(scope="module")
 def parity() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "medloupe_metric_parity", ROOT / "benchmarks" / "metric_parity.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return loaded(ROOT / "benchmarks" / "metric_parity.py")
 
 
 def unversioned(line: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import pickle
 import signal
@@ -13,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from by_path import loaded
 
 from medloupe.errors import ConfigError
 from medloupe.imaging.blobs import BlobLog
@@ -23,12 +23,7 @@ PLENTY = 2**28
 
 @pytest.fixture(scope="module")
 def hammer() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("medloupe_hammer", HAMMER)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(HAMMER)
 
 
 def start(what: str, folder: Path, limit: int, *numbers: int) -> subprocess.Popen[str]:

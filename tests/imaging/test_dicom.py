@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
 import struct
 from pathlib import Path
@@ -10,19 +9,14 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from by_path import loaded
 from pydicom.sequence import Sequence
 
 from medloupe.errors import ImageError
 from medloupe.imaging.read import read_image
 from medloupe.imaging.transforms import ImageTransform, Window, to_display
 
-_SPEC = importlib.util.spec_from_file_location(
-    "medloupe_dicom_files", Path(__file__).with_name("dicom_files.py")
-)
-assert _SPEC is not None
-assert _SPEC.loader is not None
-files = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(files)
+files = loaded(Path(__file__).with_name("dicom_files.py"))
 real, write, item, sequence = files.real, files.write, files.item, files.sequence
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from by_path import loaded
 from pydicom import uid
 
 from medloupe.errors import ImageError
@@ -17,13 +17,7 @@ from medloupe.imaging.dicom.decoding import DECODERS
 from medloupe.imaging.read import read_image
 from medloupe.imaging.windows import to_display
 
-_SPEC = importlib.util.spec_from_file_location(
-    "medloupe_dicom_files", Path(__file__).with_name("dicom_files.py")
-)
-assert _SPEC is not None
-assert _SPEC.loader is not None
-files = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(files)
+files = loaded(Path(__file__).with_name("dicom_files.py"))
 real, write, item, sequence = files.real, files.write, files.item, files.sequence
 
 RGB = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}

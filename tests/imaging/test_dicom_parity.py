@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pydicom
 import pytest
+from by_path import loaded
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "dicom_parity.py"
 
@@ -19,13 +18,7 @@ pytest.importorskip("SimpleITK", reason="the reference reader is not installed")
 
 @pytest.fixture(scope="module")
 def parity() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("medloupe_dicom_parity", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look themselves up there
-    spec.loader.exec_module(module)
-    return module
+    return loaded(SCRIPT)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import get_args
@@ -13,6 +11,7 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from by_path import loaded
 from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
@@ -80,14 +79,7 @@ def test_every_field_of_the_sidecar_stands_in_the_guide():
 
 @pytest.fixture(scope="module")
 def format_parity() -> ModuleType:
-    path = ROOT / "benchmarks" / "format_parity.py"
-    spec = importlib.util.spec_from_file_location("medloupe_format_parity", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return loaded(ROOT / "benchmarks" / "format_parity.py")
 
 
 def test_our_values_are_those_of_independent_readers(format_parity, tmp_path):

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -14,17 +13,12 @@ from types import ModuleType
 import nibabel
 import numpy as np
 import pytest
+from by_path import loaded
 
 
 @pytest.fixture(scope="module")
 def mutate() -> ModuleType:
-    path = Path(__file__).with_name("mutate.py")
-    spec = importlib.util.spec_from_file_location("medloupe_mutate", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return loaded(Path(__file__).with_name("mutate.py"))
 
 
 def test_the_good_files_are_read(mutate, tmp_path):

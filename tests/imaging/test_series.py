@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
 import shutil
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from by_path import loaded
 
 from medloupe.data.adopt import adopt_rows
 from medloupe.data.check import check_dataset
@@ -20,13 +20,7 @@ from medloupe.imaging.dicom.series import find_series, read_series, scan_series
 from medloupe.imaging.read import read_image, read_ref, sha256_path
 from medloupe.types import Conversation, ImageRef, Message, Record, Text
 
-_SPEC = importlib.util.spec_from_file_location(
-    "medloupe_dicom_files", Path(__file__).with_name("dicom_files.py")
-)
-assert _SPEC is not None
-assert _SPEC.loader is not None
-files = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(files)
+files = loaded(Path(__file__).with_name("dicom_files.py"))
 
 AXIAL, CORONAL = [1, 0, 0, 0, 1, 0], [1, 0, 0, 0, 0, -1]
 

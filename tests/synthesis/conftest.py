@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from by_path import loaded
 
 HERE = Path(__file__).resolve().parent
 _FINDINGS = (
@@ -22,25 +20,13 @@ _FINDINGS = (
 )
 
 
-def _loaded() -> ModuleType:
-    """The module server.py, the same object for every test."""
-    name = "medloupe_synthesis_server"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, HERE / "server.py")
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
-
-
 @pytest.fixture
 def teacher_server() -> Iterator[Any]:
     """A server that answers as it should until it is told otherwise."""
     pytest.importorskip(
         "httpx", reason='needs the synthesis extra: pip install "medloupe[synthesis]"'
     )
-    with _loaded().serving() as server:
+    with loaded(HERE / "server.py").serving() as server:
         yield server
 
 

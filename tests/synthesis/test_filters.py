@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections import defaultdict
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from by_path import loaded
 
 from medloupe.errors import ConfigError
 from medloupe.synthesis.filters import DEFAULT_FILTERS
@@ -19,19 +17,7 @@ from medloupe.synthesis.filters.texts import LONGEST, sentences
 from medloupe.synthesis.types import Draft, Filter, SourceRow, Turn
 from medloupe.types import Box
 
-
-def _load_measure() -> ModuleType:
-    path = Path(__file__).with_name("measure.py")
-    spec = importlib.util.spec_from_file_location("synthesis_measure", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-measure = _load_measure()
+measure = loaded(Path(__file__).with_name("measure.py"))
 
 
 class Run:

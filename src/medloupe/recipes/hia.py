@@ -75,11 +75,11 @@ def base() -> ModelConfig:
     )
 
 
-def adapter(pixels: int = PIXELS) -> HiaConfig:
+def adapter() -> HiaConfig:
     """M = 256 (Table 4a), two layers (Table 4b); the queries are as wide as the language model, as in the
-    public code (the paper leaves D open). At `pixels` = 336 this is the paper's "w/o HR"."""
+    public code (the paper leaves D open)."""
     return HiaConfig(
-        encoder=ResNetEncoderConfig(image_size=pixels, stride=32),
+        encoder=ResNetEncoderConfig(image_size=PIXELS, stride=32),
         queries=256,
         heads=8,  # the public code's
         layers=2,

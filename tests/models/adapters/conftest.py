@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from by_path import loaded
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
@@ -22,15 +21,7 @@ from medloupe.types import Conversation, ImageRef
 
 @pytest.fixture(scope="session")
 def kit() -> ModuleType:
-    name = "medloupe_adapter_kit"
-    if name not in sys.modules:
-        file = Path(__file__).with_name("kit.py")
-        spec = importlib.util.spec_from_file_location(name, file)
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
+    return loaded(Path(__file__).with_name("kit.py"))
 
 
 MakeLab = Callable[..., Any]
