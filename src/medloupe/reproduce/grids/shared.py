@@ -2,9 +2,9 @@
 
 All run on one prepared starter set and one language model of four layers, trained on its text alone. The
 encoder is EfficientNet-Lite0, trained on from ImageNet on the training split's boxes and planes, unless a row
-says otherwise: with ImageNet's weights alone, or with lesions of 4 to 12 % of the width, the base of all
-rows learns no more than which plane it sees in the two or three minutes of a run (docs/results.md). Data,
-encoder, steps and rates were settled on that base, before any row was compared with another.
+says otherwise: with ImageNet's weights the base of all rows learned little more than which plane it sees
+(docs/results.md, "How the grids' base was found"). Data, encoder, steps and rates were settled on that base,
+before any row was compared with another.
 """
 
 from __future__ import annotations
