@@ -16,6 +16,7 @@ import argparse
 from medloupe.recipes.config import RunConfig
 from medloupe.recipes.hia import hia
 from medloupe.recipes.plan import StagePlan, make_plan
+from medloupe.recipes.published import LANGUAGE
 
 SIZES = (448, 560, 672, 784, 896)
 # The paper's columns: FLOPs (T) and memory (GB) of the baseline, and of HiA; None is out of memory.
@@ -33,18 +34,19 @@ def main() -> None:
     wanted = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     wanted.add_argument("--text", type=int, default=256)
     args = wanted.parse_args()
-    print(f"text: {args.text} tokens a row; ours / the paper's")
-    print(
-        "| pixels | base: tokens | TFLOPs | activations | cache | HiA: TFLOPs | adapter's | activations |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    print(f"text: {args.text} tokens a row; ours / the paper's; its memory in GB")
+    heads = ("pixels", "base: tokens", "TFLOPs", "activations", "cache", "paper's memory")
+    heads += ("HiA: TFLOPs", "adapter's", "activations", "paper's memory")
+    print(f"| {' | '.join(heads)} |")
+    print("|" + "---|" * len(heads))
     for size in SIZES:
         tokens, base = costs(larger_base(size), args.text)
         _, adapted = costs(adapted_at(size), args.text)
         print(
             f"| {size} | {tokens} | {tera(base)} / {PAPER[size][0]} | {gib(base.kept)} | "
-            f"{cache(tokens + args.text):.2f} GiB | {tera(adapted)} / {PAPER[size][2]} | "
-            f"{adapted.forward_flops['adapter'] / 1e12:.2f} | {gib(adapted.kept)} |"
+            f"{gib(cache(tokens + args.text))} | {PAPER[size][1] or 'out of memory'} | "
+            f"{tera(adapted)} / {PAPER[size][2]} | {adapted.forward_flops['adapter'] / 1e12:.2f} | "
+            f"{gib(adapted.kept)} | {PAPER[size][3]} |"
         )
 
 
@@ -79,9 +81,10 @@ def gib(number: int) -> str:
     return f"{number / 2**30:.2f} GiB"
 
 
-def cache(tokens: int) -> float:
-    """Keys and values of 40 layers of 5120 channels in bfloat16, in GiB."""
-    return tokens * 40 * 2 * 5120 * 2 / 2**30
+def cache(tokens: int) -> int:
+    """Bytes of the language model's keys and values in bfloat16."""
+    shape = LANGUAGE[hia().model.language.source]
+    return tokens * 2 * 2 * int(shape["num_hidden_layers"]) * int(shape["hidden_size"])
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from medloupe.data.datasets.starter.lesions import KINDS, draw_shape, fitted
 from medloupe.data.datasets.starter.patients import Slice, draw_slice, patient_anatomy
 from medloupe.data.datasets.starter.render import render
 from medloupe.data.datasets.starter.series import CHANGES, Plan, draw_series, judge, plan
-from medloupe.data.datasets.starter.volume_series import draw_volume_series, plan_volumes
+from medloupe.data.datasets.starter.volume_series import _seen, draw_volume_series, plan_volumes
 from medloupe.data.datasets.starter.volumes import STORED, VOLUME_KINDS, Volume, draw_volume
 from medloupe.imaging.read import read_image
 
@@ -455,6 +455,44 @@ def test_volumes_of_a_series_differ_beyond_the_change(template: Template) -> Non
     low, high = (edge.astype(int) for edge in lesion.box(32))
     inside = difference[low[2] : high[2] + 1, low[1] : high[1] + 1, low[0] : high[0] + 1].sum()
     assert difference.sum() > 5 * inside
+
+
+def test_the_pose_of_a_later_volume_is_turned_and_moved(template: Template) -> None:
+    """The middle of the patient's coordinates lies elsewhere in the volume, which no turn about it does."""
+    moved = []
+    for patient in range(6):
+        pair = draw_volume_series(
+            template, 5, patient, 0, Plan("bright", "new", 2, (0, 1)), 24, 0.5
+        )
+        centres = [np.linalg.norm(volume.affine[:3, :3] @ [12, 12, 12] + volume.affine[:3, 3])
+                   for volume in pair]  # fmt: skip
+        moved.append(abs(centres[0] - centres[1]))
+    assert max(moved) > 1
+
+
+def test_contrast_and_noise_of_a_later_volume_are_its_own(template: Template) -> None:
+    """Without lesions, since these differ by plan."""
+    tissue, noise = [], []
+    for patient in range(4):
+        course = Plan("bright", "unchanged", 2, (0, 1))
+        pair = draw_volume_series(template, 6, patient, 0, course, 48, 0.5, lesions=False)
+        voxels = [volume.voxels.astype(float) for volume in pair]
+        bright = [values[values > np.quantile(values, 0.9)].mean() for values in voxels]
+        tissue.append(abs(bright[0] / bright[1] - 1))
+        air = [values[:4, :4, :4].ravel() for values in voxels]
+        noise.append(np.corrcoef(*air)[0, 1] if all(one.std() > 0 for one in air) else 0.0)
+    assert max(tissue) > 0.01
+    assert max(map(abs, noise)) < 0.6
+
+
+@pytest.mark.parametrize("kind", VOLUME_KINDS)
+def test_a_solid_seen_in_the_same_pose_is_the_same(template: Template, kind: str) -> None:
+    course = Plan(kind, "unchanged", 2, (0, 1))
+    first, _ = draw_volume_series(template, 7, 0, 0, course, 24, 0.5)
+    solid = next(one for one in first.lesions if one.kind == kind)
+    again = _seen(first.affine[:3], first.affine[:3], solid, 1.0)
+    assert np.allclose(again.centre, solid.centre)
+    assert again.width == pytest.approx(solid.width)
 
 
 def test_field_holds_the_brain(cases: list[Slice]) -> None:

@@ -16,6 +16,7 @@ from medloupe.evaluate.pools import Means, Place, Totals
 from medloupe.evaluate.report import render_report
 from medloupe.evaluate.runner import rescore, run_benchmark
 from medloupe.evaluate.scorers.bleu import SacrebleuBleu1
+from medloupe.evaluate.statistics import bootstrap_mean, paired_difference
 from medloupe.imaging.read import read_ref
 from medloupe.imaging.windows import Window, to_display
 from medloupe.types import EvalLog, EvalRow, Metric
@@ -164,6 +165,20 @@ def test_a_pool_scores_what_it_is_asked_for() -> None:
         assert pool.estimate(places[:2], ["p", "q"]).estimate == pytest.approx(both)
         apart = pool.difference(places[1:2], places[:1], ["p"])
         assert apart == (pytest.approx(1 / 2), None, None)
+
+
+def test_a_pool_draws_by_its_own_seed() -> None:
+    own: list[Place] = [(str(n), "model") for n in range(30)]
+    other: list[Place] = [(str(n), "blind") for n in range(30)]
+    values = {place: float(int(place[0]) % 3 == 0) for place in own}
+    values |= {place: float(int(place[0]) % 4 == 0) for place in other}
+    clusters = [place[0] for place in own]
+    means = Means(values=values, resamples=200, seed=7)
+    a, b = ([values[place] for place in arm] for arm in (own, other))
+    assert means.difference(own, other, clusters) == paired_difference(
+        a, b, clusters, resamples=200, seed=7
+    )
+    assert means.estimate(own, clusters) == bootstrap_mean(a, clusters, resamples=200, seed=7)
 
 
 @pytest.mark.parametrize("name", ["bleu_4.sacrebleu", "meteor.exact_stem"])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from medloupe.evaluate.scorers.bleu import CocoBleu4
 from medloupe.evaluate.statistics import (
     Estimate,
     bootstrap_mean,
@@ -171,6 +172,19 @@ def test_totals_that_all_agree_get_the_binomial_bound_and_few_patients_none() ->
     assert paired_total_difference(nothing, nothing, [], share, seed=0) == (None, None, None)
     assert paired_total_difference(right, wrong, ["a"] * 40, share, seed=0) == (1.0, None, None)
     assert paired_total_difference(right, wrong, patients, share, seed=0) == (1.0, 1.0, 1.0)
+
+
+def test_a_formula_with_guards_against_zero_gets_the_same_bound() -> None:
+    """COCO's BLEU is never exactly 0 or 1."""
+    coco, patients = CocoBleu4(), ["a", "b", "c"]
+    right = np.array([[5, 5, 5, 4, 3, 2, 5, 4, 3, 2]] * 3)
+    wrong = np.array([[5, 5, 0, 0, 0, 0, 5, 4, 3, 2]] * 3)
+    assert bootstrap_total(right, patients, coco.combine, seed=0) == pytest.approx(
+        (1, 0.29240, 1), abs=1e-5
+    )
+    assert bootstrap_total(wrong, patients, coco.combine, seed=0) == pytest.approx(
+        (0, 0, 0.70760), abs=1e-5
+    )
 
 
 def test_a_total_over_more_clusters_than_one_chunk_holds() -> None:

@@ -407,3 +407,15 @@ def test_processes_fill_a_store(tmp_path):
     with pytest.raises(ImageError) as caught:
         store.fill(refs, tmp_path, SMALL, workers=2)
     assert caught.value.fault.file == str(tmp_path / "5.png")
+
+
+def test_a_store_that_is_full_is_filled_no_further(tmp_path):
+    refs = [picture(tmp_path, seed, f"{seed}.png") for seed in range(40)]
+    one = SMALL.display(read_ref(refs[0], tmp_path)).nbytes
+    store, done = DecodedStore(tmp_path / "s", limit_bytes=10 * one), []
+    store.fill(refs, tmp_path, SMALL, progress=lambda _, number, __: done.append(number))
+    assert 4 < len(done) < 15
+    again = []
+    later = DecodedStore(tmp_path / "s", limit_bytes=10 * one)
+    later.fill(refs, tmp_path, SMALL, progress=lambda _, number, __: again.append(number))
+    assert len(again) <= len(done)

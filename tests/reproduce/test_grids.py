@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from medloupe.errors import ConfigError
+from medloupe.models.adapters import AdapterConfig
 from medloupe.models.encoders.hf_vision import SiglipEncoderConfig
 from medloupe.models.vlm import image_layouts
 from medloupe.recipes.config import RunConfig
 from medloupe.reproduce import Grid, Measure, Row
 from medloupe.reproduce.grids import GRIDS, grid
-from medloupe.reproduce.parts import SmallTower
+from medloupe.reproduce.parts import SmallLanguage, SmallTower
 
 ROWS = [(name, row.label) for name in GRIDS for row in grid(name).rows]
 
@@ -42,6 +43,34 @@ def test_a_row_is_a_model(name: str, label: str) -> None:
         connector = config.model.connector.build_for(channels, 192)
     layouts = image_layouts(built, connector)
     assert layouts.image or layouts.volume
+    adapter = config.model.adapter
+    if adapter is not None:
+        with torch.device("meta"):
+            assert trained_by(adapter, made) > 0
+
+
+def trained_by(adapter: AdapterConfig, made: Grid) -> int:
+    """The parameters of an adapter on the grid's language model; its encoder's weights are not there."""
+    data = adapter.to_dict()
+    data["encoder"]["source"] = None
+    language = made.parts["language"]
+    assert isinstance(language, SmallLanguage)
+    built = AdapterConfig.parse(data).build(language.width, language.layers)
+    return sum(p.numel() for p in built.parameters())
+
+
+def test_lora_has_as_many_parameters_as_hia() -> None:
+    made = grid("hia")
+    adapter = made.config("base + HiA", 0).model.adapter
+    assert adapter is not None
+    lora = made.config("base + LoRA", 0).train.stages[0].lora
+    assert lora is not None
+    language = made.parts["language"]
+    assert isinstance(language, SmallLanguage)
+    sides = 4 * 2 * language.width + 3 * (language.width + language.hidden)  # attention, MLP
+    with torch.device("meta"):
+        wanted = trained_by(adapter, made)
+    assert lora.rank * language.layers * sides == pytest.approx(wanted, rel=0.01)
 
 
 @pytest.mark.parametrize("name", GRIDS)
@@ -78,3 +107,19 @@ def test_mistakes_are_named(tiny_grid: Grid) -> None:
 def test_a_measure_has_a_score_a_row() -> None:
     with pytest.raises(ConfigError, match=r"bleu_4\.coco is one number for all rows"):
         Measure.parse({"label": "BLEU", "scorer": "bleu_4.coco", "tasks": ["report"]})
+
+
+def test_a_part_of_a_part_changes_the_key_and_none_is_made_of_itself() -> None:
+    made = grid("stages")
+    language = made.parts["language"]
+    assert isinstance(language, SmallLanguage)
+    other = made.model_copy(
+        update={"parts": {**made.parts, "language": language.model_copy(update={"steps": 1})}}
+    )
+    assert other.key("one stage", 0) != made.key("one stage", 0)
+    data = made.to_dict()
+    data["parts"]["encoder"]["language"] = "made:encoder"
+    with pytest.raises(ConfigError, match="'encoder' is made of itself"):
+        Grid.parse(data)
+    data["parts"]["encoder_2"] = made.parts["encoder"].to_dict()
+    assert made.named(["made:encoder_2"]) == []

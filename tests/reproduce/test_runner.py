@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from medloupe.errors import ConfigError
+from medloupe.errors import ConfigError, PromptError
 from medloupe.evaluate.log import read_log
 from medloupe.reproduce import Grid, Reproduction
 from medloupe.reproduce.ledger import Entry, Ledger
@@ -104,6 +104,21 @@ def test_runs_side_by_side_are_the_same_runs(
             for folder in (whole, out)
         ]  # fmt: skip
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_run_that_fails_leaves_the_one_beside_it(
+    tiny_grid: Grid, begun: Path, tmp_path: Path
+) -> None:
+    out = shutil.copytree(begun, tmp_path / "failing")
+    bad = tiny_grid.rows[0].model_copy(
+        update={"label": "bad", "overrides": ("processor.max_length=2",)}
+    )
+    grid = tiny_grid.model_copy(update={"rows": (bad, *tiny_grid.rows), "claims": ()})
+    with pytest.raises(PromptError, match="the limit is 2"):
+        Reproduction(
+            grid, out, seeds=(0,), progress=lambda *_: None, tell=lambda _: None, processes=2
+        ).run()
+    assert [entry.label for entry in Ledger(out / "ledger.jsonl").entries()] == ["one"]
 
 
 def test_the_results_say_what_was_found_and_where(tiny_grid: Grid, whole: Path) -> None:

@@ -68,8 +68,9 @@ def bootstrap_total(
 ) -> Estimate:
     """The score of all rows together with its 95 % percentile interval over resampled clusters.
 
-    Where every resample scores 0, or every one 1, the open end is the same bound as a mean's: the
-    share of clusters that could be otherwise, each counted alike.
+    Where every resample scores 0, or every one 1 (but for a millionth, the guards of some formulas), the
+    open end is the same bound as a mean's: the share of clusters that could be otherwise, each counted
+    alike.
     """
     assert len(counts_NK) == len(clusters), "one cluster per row of counts"
     if not clusters:
@@ -78,8 +79,9 @@ def bootstrap_total(
     if len(set(clusters)) < 2:
         return Estimate(estimate, None, None)
     scores_R = combine(resampled_totals(counts_NK, clusters, resamples=resamples, seed=seed))
-    if estimate in (0, 1) and np.all(scores_R == estimate):
-        return _open_end(estimate, clusters)
+    whole = round(estimate, 6)
+    if whole in (0, 1) and np.allclose(scores_R, whole, rtol=0, atol=1e-6):
+        return _open_end(whole, clusters)._replace(estimate=estimate)
     return _between(estimate, scores_R)
 
 

@@ -106,18 +106,22 @@ class DecodedStore:
         Raises:
             ImageError: as `read_ref` and the transform; or the file changed while it was read.
         """
+        return self._kept_view(ref, root, transform)[0]
+
+    def _kept_view(self, ref: ImageRef, root: Path, transform: ViewTransform) -> tuple[View, bool]:
+        """The view, and whether it is kept from now on."""
         content = self._content(ref, root)
         found = self._get_view(ref, content, transform)
         if found is not None:
-            return found
+            return found, True
         whole = self._get(_image_key(ref, content), content)
         image = self._decode(ref, root, content) if whole is None else _image(whole, ref)
         view = View.of(image, transform)
         whole_view = b"".join(leaf.tobytes() for leaf in view.leaves)
         tree, _ = _tree(view.display, 0)
         key = _view_key(ref, content, transform)
-        self.blobs.put(key, {"size": view.size, "tree": tree}, memoryview(whole_view))
-        return view
+        kept = self.blobs.put(key, {"size": view.size, "tree": tree}, memoryview(whole_view))
+        return view, kept
 
     def image(self, ref: ImageRef, root: Path) -> MedicalImage:
         """`read_ref(ref, root)`; the array is read-only, and a map of the store where it is kept.
@@ -146,7 +150,7 @@ class DecodedStore:
         progress: Progress | None = None,
     ) -> None:
         """Make the views that are not here yet in `workers` processes (default: one per core, at most 8),
-        so that an epoch finds them all.
+        so that an epoch finds them; where the store is full, the rest is left to whoever wants it.
 
         Raises:
             ImageError: as `view`, or a worker died; views that were made by then are kept.
@@ -162,8 +166,10 @@ class DecodedStore:
         has_volumes = any(ref.kind == "volume" for ref in wanted)
         few, chunk = (SERIAL_VOLUMES, 1) if has_volumes else (SERIAL, 16)
         made = in_workers(work, wanted, workers, died=died, serial=few, chunksize=chunk)
-        for _ in counted(made, "read images", len(wanted), progress):
-            pass
+        for kept in counted(made, "read images", len(wanted), progress):
+            if not kept:
+                made.close()
+                return
 
     def _holds(self, ref: ImageRef, root: Path, transform: ViewTransform) -> bool:
         """Whether the view is here, as far as that is known without reading a file."""
@@ -253,8 +259,8 @@ class DecodedStore:
             self.blobs.put(file.key, {"sha256": digest, "others": others}, memoryview(b""))
 
 
-def _make_view(store: DecodedStore, root: Path, transform: ViewTransform, ref: ImageRef) -> None:
-    store.view(ref, root, transform)
+def _make_view(store: DecodedStore, root: Path, transform: ViewTransform, ref: ImageRef) -> bool:
+    return store._kept_view(ref, root, transform)[1]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Final, TypeVar
@@ -28,7 +28,7 @@ def in_workers(
     died: ImageError,
     serial: int = SERIAL,
     chunksize: int = 16,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """`work` of every job, in `workers` processes (default: one per core, at most 8).
 
     At most `serial` jobs, or one worker, run in this process.
@@ -47,6 +47,8 @@ def in_workers(
             yield from pool.map(work, jobs, chunksize=chunksize)
         except BrokenProcessPool as error:
             raise died from error
+        finally:  # whoever stops listening wants no more of it
+            pool.shutdown(cancel_futures=True)
 
 
 def counted(

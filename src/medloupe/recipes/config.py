@@ -31,11 +31,8 @@ from medloupe.train import TrainConfig
 from medloupe.train.lora import check_adapters
 from medloupe.train.preflight import check_parts
 
-_VIEWED = (
-    "model.encoder.",
-    "model.adapter.",
-    "model.adapter=",
-)  # what changes the view if it is set
+# What changes the view if it is set.
+_VIEWED = ("model.encoder.", "model.encoder=", "model.adapter.", "model.adapter=")
 _TRANSFORM = "processor.transform"
 
 
@@ -119,7 +116,9 @@ class RunConfig(Config):
         """As `Config.with_overrides`; the view follows another encoder or adapter unless it is set as
         well."""
         viewed = [item for item in assignments if item.startswith(_VIEWED)]
-        if not viewed or any(item.startswith(f"{_TRANSFORM}.") for item in assignments):
+        if not viewed or any(
+            item.startswith((f"{_TRANSFORM}.", f"{_TRANSFORM}=")) for item in assignments
+        ):
             return super().with_overrides(assignments)
         given = self.processor.transform
         base = given.base if isinstance(given, DetailedTransform) else given

@@ -46,7 +46,7 @@ def hia() -> RunConfig:
         processor=ProcessorConfig(
             # Qilin-Med-VL's; the paper is silent
             transform=ImageTransform(fit="pad", padding="mean", interpolation="bicubic"),
-            prompt="vicuna_v1",
+            prompt="vicuna_v1_interleaved",  # images stay where the sentence has them
             max_length=2048,  # section 3
         ),
         train=TrainConfig(stages=(tune(),)),

@@ -42,6 +42,7 @@ from medloupe.train import StageConfig, Trainer
 from medloupe.train.checkpoint import CheckpointFolder
 from medloupe.train.log import read_log
 from medloupe.train.objectives.base import StageContext
+from medloupe.train.preflight import check_stages
 from medloupe.types import EvalLog, ImageRef
 
 RUN_FILE = "run.yaml"
@@ -84,8 +85,8 @@ def train(
     """Run every stage on a prepared data set and save the model; returns its folder.
 
     `tell` hears, before training begins, where the data come from and what the leak audit warns of.
-    `workers` processes look at the images for that (None: one a core); more than one need a script
-    that can be imported, with its work under `if __name__ == "__main__"`.
+    `workers` processes look at the images for that and fill the store of decoded ones (None: one a
+    core); more than one need a script that can be imported, with its work under `if __name__ == "__main__"`.
     `features` keeps what a frozen encoder makes of images, for other runs too.
 
     Raises:
@@ -116,6 +117,7 @@ def train(
         )
 
     if images.store is not None:
+        check_stages(config.train.stages, context)  # before hours of reading, too
         refs = (
             image
             for stage in config.train.stages

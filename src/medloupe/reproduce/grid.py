@@ -15,7 +15,7 @@ from medloupe.config import Config
 from medloupe.errors import ConfigError, did_you_mean
 from medloupe.evaluate.scorers.base import CorpusScorer, Scorer
 from medloupe.recipes.config import RunConfig
-from medloupe.reproduce.parts import Part
+from medloupe.reproduce.parts import MADE, Part
 
 ROW = "row:"
 """`model.start.folder=row:LABEL` begins with the model of another row, of the same seed."""
@@ -82,6 +82,9 @@ class Grid(Config):
         labels = [row.label for row in self.rows]
         if len(set(labels)) != len(labels):
             raise ValueError(f"two rows have one label: {labels}")
+        for name, part in self.parts.items():
+            if name in self.named(part.to_dict()):
+                raise ValueError(f"part {name!r} is made of itself")
         for claim in self.claims:
             for label in (claim.first, claim.second):
                 if label not in labels:
@@ -118,10 +121,19 @@ class Grid(Config):
         if start is not None:
             config["model"]["start"]["folder"] = ROW + self.key(start, seed)
         parts = {name: part.to_dict() for name, part in self.parts.items()}
-        used = {name: part for name, part in parts.items() if _names(config, name)}
-        used |= {name: part for name, part in parts.items() if _names(used, name)}
+        used: dict[str, object] = {}
+        waiting = self.named(config)
+        while waiting:
+            name = waiting.pop()
+            used[name] = parts[name]
+            waiting += [other for other in self.named(parts[name]) if other not in used]
         text = json.dumps(_stated([config, used]), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def named(self, value: object) -> list[str]:
+        """The parts that plain data name as `made:NAME`."""
+        text = json.dumps(value)
+        return [name for name in self.parts if json.dumps(MADE + name) in text]
 
     def rows_fingerprint(self) -> str:
         """16 hex digits over what is run, measured and expected, but not how that is worded."""
@@ -140,7 +152,3 @@ def _stated(value: object) -> object:
     if isinstance(value, list):
         return [_stated(inner) for inner in value]
     return value
-
-
-def _names(config: object, part: str) -> bool:
-    return json.dumps(f"made:{part}") in json.dumps(config)

@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -114,22 +114,32 @@ class Reproduction:
         have come to their end; nothing of them is lost."""
         threads = max((os.cpu_count() or 1) // self.processes, 1)
         running: dict[Future[float], Job] = {}
+        failed: BaseException | None = None
         context = get_context("spawn")
         with ProcessPoolExecutor(
             self.processes, context, torch.set_num_threads, (threads,)
         ) as pool:
             while waiting or running:
-                ready = [job for job in waiting if self._can_begin(job)]
+                ready = [
+                    job for job in waiting if self._can_begin(job, [*waiting, *running.values()])
+                ]
                 for job in ready[: self.processes - len(running)]:
                     waiting.remove(job)
                     self.tell(self._about(job, jobs) + self._left(jobs))
                     running[pool.submit(_train_and_score, *self._work(job))] = job
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    self._finish(running.pop(future), future.result())
+                    job, error = running.pop(future), future.exception()
+                    if error is None:
+                        self._finish(job, future.result())
+                    else:
+                        failed = failed or error
+                        waiting.clear()
+        if failed is not None:
+            raise failed
 
-    def _can_begin(self, job: Job) -> bool:
+    def _can_begin(self, job: Job, unfinished: Iterable[Job]) -> bool:
         start = self.grid.start(job.label)
-        return start is None or self.grid.key(start, job.seed) in self.ledger.seconds()
+        return start is None or all((o.label, o.seed) != (start, job.seed) for o in unfinished)
 
     def _about(self, job: Job, jobs: list[Job]) -> str:
         return f"[{jobs.index(job) + 1}/{len(jobs)}] {job.label}, seed {job.seed}"
@@ -198,9 +208,7 @@ class Reproduction:
         config = self.grid.config(job.label, job.seed).to_dict()
         start = self.grid.start(job.label)
         found = {} if start is None else {ROW + start: self._run_of(start, job)}
-        for name in self.grid.parts:
-            if MADE + name in json.dumps(config):
-                found[MADE + name] = str(self._part(name))
+        found |= {MADE + name: str(self._part(name)) for name in self.grid.named(config)}
         return RunConfig.parse(_replaced(config, found))
 
     def _run_of(self, label: str, job: Job) -> str:
@@ -222,8 +230,7 @@ class Reproduction:
     def _part(self, name: str) -> Path:
         """A part, and before it those that it is made of."""
         asked, base = self.grid.parts[name].to_dict(), self.grid.base
-        used = [MADE + other for other in self.grid.parts if MADE + other in json.dumps(asked)]
-        found = {other: self._part(other.removeprefix(MADE)) for other in used}
+        found = {MADE + other: self._part(other) for other in self.grid.named(asked)}
         made_of = {other: folder.name for other, folder in found.items()}
         key = Part.parse(_replaced(asked, made_of)).fingerprint()
         part = Part.parse(_replaced(asked, {other: str(f) for other, f in found.items()}))

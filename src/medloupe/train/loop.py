@@ -51,6 +51,7 @@ class StageState:
     step: int = 0
     refused: int = 0
     seconds: float = 0.0
+    reached: bool = False
     parameters: list[tuple[str, nn.Parameter]] = field(default_factory=list)
 
 
@@ -133,7 +134,7 @@ class Trainer:
         self._loaded = (number, None)
 
     def _run(self, state: StageState) -> None:
-        stage, accumulate = state.stage, state.stage.accumulate
+        stage, accumulate, begun = state.stage, state.stage.accumulate, state.step
         while state.step < state.total:
             started = time.perf_counter()
             factor = set_rates(state.optimizer, stage, state.step, state.total)
@@ -150,6 +151,13 @@ class Trainer:
                 self._save(state)
             if self.hook and self.config.evaluate_every:
                 self._evaluate(state)
+        if state.total and not begun and not state.reached:
+            raise TrainingError(
+                f"no row reaches what the stage trains ({', '.join(stage.trainable)})",
+                field=f"train.stages.{stage.name}.trainable",
+                remedy="Text alone reaches the language model only, grounding the encoder and the "
+                "connector only; choose other parts or other rows",
+            )
 
     def _step(self, state: StageState, micros: Sequence[Micro]) -> tuple[float, float]:
         """One update from all micro-batches; refused before the update if it is not finite."""
@@ -161,6 +169,7 @@ class Trainer:
                 loss = state.objective.loss(micro) / count
             if loss.requires_grad:  # text without an image reaches nothing that only images reach
                 self.backward(loss)
+                state.reached = True
             total += float(loss.detach())
         parameters = [parameter for _, parameter in state.parameters]
         norm = float(nn.utils.clip_grad_norm_(parameters, state.stage.clip))

@@ -115,6 +115,32 @@ def test_every_pair_of_neighbours_is_checked(three: tuple[Record, Record, Record
         compare(record, [], "Same.")
 
 
+def test_dates_are_compared_over_an_undated_study(three: tuple[Record, Record, Record]) -> None:
+    first, middle, last = three
+    late = first.model_copy(update={"date_offset_days": 20})
+    undated = middle.model_copy(update={"date_offset_days": None})
+    with pytest.raises(DataError, match="'before' is 8 days later than this one"):
+        compare(last, [late, undated], "Better.")
+    row = compare(last, [first, undated], "Better.")
+    assert shown(row)[4] == "\nExamination 3 (12 days after the first): "
+    with pytest.raises(DataError, match="compared with itself"):
+        compare(undated, [undated.model_copy(), first, undated.model_copy()], "Same.")
+    with pytest.raises(DataError, match="compared with itself"):
+        compare(last, [last, undated], "Same.")
+
+
+def test_a_patient_unknown_in_all_needs_each_relation_stated(
+    three: tuple[Record, Record, Record],
+) -> None:
+    first, middle, last = (
+        one.model_copy(update={"patient_id": None, "prior": prior})
+        for one, prior in zip(three, (None, "before", "surgery"), strict=True)
+    )
+    assert compare(last, [first, middle], "Same.").attributes["prior"] == "before | surgery"
+    with pytest.raises(DataError, match="is of patient None"):
+        compare(last, [first, middle.model_copy(update={"prior": None})], "Same.")
+
+
 def test_headings_leave_out_what_is_not_dated() -> None:
     assert headings(["A", "B", "C"], [None, 3, 5], "en") == ["A: ", "B: ", "C: "]
     assert headings(["A", "B", "C"], [1, None, 5], "en") == [

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from medloupe.data.dataset import load_dataset
-from medloupe.errors import ConfigError
+from medloupe.errors import ConfigError, TrainingError
 from medloupe.imaging.composed import DetailedTransform
 from medloupe.imaging.transforms import ImageTransform
 from medloupe.models.adapters.files import load_adapter, save_adapter
@@ -154,13 +154,17 @@ def test_packed_and_unpacked_questions_teach_the_same_without_the_question(
 
 
 def test_a_batch_of_text_alone_teaches_nothing(kit, make_lab, data, tmp_path: Path) -> None:
+    """Among others it is passed over; a stage of nothing else is no success."""
     lab = make_lab(kit.hia())
     before = bits(lab.model)
     text = data.split("train")[-1].model_copy(update={"task": "text"})
     only = type(data)(root=data.root, card=data.card, conversations=(text,), records=())
-    trainer(lab, only, tmp_path, stage(batch_size=1, steps=2)).fit()
-    assert len(losses(tmp_path)) == 2
+    with pytest.raises(TrainingError, match=r"no row reaches what the stage trains \(adapter\)"):
+        trainer(lab, only, tmp_path / "text", stage(batch_size=1, steps=2)).fit()
+    assert len(losses(tmp_path / "text")) == 2
     assert all(torch.equal(t, before[n]) for n, t in lab.model.state_dict().items())
+    trainer(lab, data, tmp_path / "all", stage(batch_size=1, steps=25)).fit()
+    assert len(losses(tmp_path / "all")) == 25
 
 
 def test_a_broken_run_resumes_to_the_same_bits(kit, make_lab, data, tmp_path: Path) -> None:

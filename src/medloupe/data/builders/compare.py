@@ -50,7 +50,9 @@ _OF_MANY: Mapping[Language, Mapping[Counted, str]] = {
     },
     "zh": {"after": "{role}（首次检查后{days}）：", "before": "{role}（末次检查前{days}）："},
 }
-_JOINED = " | "
+ORDER = "comparison_order"
+"""The task of `order_in_time`."""
+JOINED = " | "  # between the examinations of an attribute
 
 
 def compare(
@@ -104,9 +106,7 @@ def order_in_time(
     prior: Record,
     *,
     later_first: bool,
-    task: str = "comparison_order",
     language: Language = "en",
-    seed: int = 0,
 ) -> Conversation:
     """Which of two images was taken later; `later_first` shows that of `record` first.
 
@@ -129,34 +129,30 @@ def order_in_time(
             row=record.id,
             field="date_offset_days",
         )
-    wording = word("order", record.id, task, language=language, seed=seed)
+    wording = word("order", record.id, ORDER, language=language, seed=0)
     shown = studies[::-1] if later_first else studies
     said: list[Piece] = []
     for name, study in zip(_PICTURE[language], shown, strict=True):
         lead = "\n" if said else ""
-        said += [lead + headings([name], [None], language)[0], *study.images]
+        said += [lead + _PLAIN[language].format(role=name), *study.images]
     return turn(
         record,
-        task=task,
+        task=ORDER,
         key=key_of(language, "later_first" if later_first else "earlier_first"),
         question=[*said, "\n" + wording.text],
         answer=IN_ORDER[language][0 if later_first else 1],
-        template=f"{task}/{language}",
+        template=f"{ORDER}/{language}",
         answer_type="closed",
         options=IN_ORDER[language],
         language=language,
-        attributes={"prior": prior.id, "wording": str(wording.number)} | _days(studies),
+        attributes={"prior": prior.id, "wording": str(wording.number)} | timeline(studies),
     )
 
 
-def both_orders(
-    record: Record, prior: Record, *, task: str = "comparison_order", seed: int = 0
-) -> list[Conversation]:
+def both_orders(record: Record, prior: Record) -> list[Conversation]:
     """`order_in_time` with either image first, in English and in Chinese."""
     return [
-        order_in_time(
-            record, prior, later_first=later_first, task=task, language=language, seed=seed
-        )
+        order_in_time(record, prior, later_first=later_first, language=language)
         for language in get_args(Language)
         for later_first in (False, True)
     ]
@@ -175,7 +171,8 @@ def headings(
         if place == plain or day is None or anchor is None:
             said.append(_PLAIN[language].format(role=role))
         else:
-            said.append(dated.format(role=role, days=in_days(abs(day - anchor), language)))
+            apart = day - anchor if counted == "after" else anchor - day
+            said.append(dated.format(role=role, days=in_days(apart, language)))
     return said
 
 
@@ -196,9 +193,10 @@ def _checked(record: Record, prior: Record | Sequence[Record] | None) -> list[Re
         named = f": {record.prior!r}" if record.prior else ""
         raise refuse(f"the earlier study is missing{named}", "Add its record, or do not compare")
     studies = [*([prior] if isinstance(prior, Record) else prior), record]
+    if len({one.id for one in studies}) < len(studies):
+        raise refuse("a study is compared with itself", "Name an earlier study")
+    dated = studies[0]
     for before, after in pairwise(studies):
-        if before.id == after.id:
-            raise refuse("a study is compared with itself", "Name an earlier study")
         this = "this one" if after is record else repr(after.id)
         unknown = after.patient_id is None and before.patient_id is None
         if before.patient_id != after.patient_id or (unknown and after.prior != before.id):
@@ -207,12 +205,13 @@ def _checked(record: Record, prior: Record | Sequence[Record] | None) -> list[Re
                 f"{this} of {after.patient_id!r}",
                 "Compare studies of one patient; give both the same patient_id",
             )
-        gap = days_between(before, after)
+        gap = days_between(dated, after)
         if gap is not None and gap < 0:
             raise refuse(
-                f"the earlier study {before.id!r} is {-gap:g} days later than {this}",
+                f"the earlier study {dated.id!r} is {-gap:g} days later than {this}",
                 "Exchange the two, or correct the dates",
             )
+        dated = dated if after.date_offset_days is None else after
     for one in studies:
         if not one.images:
             raise refuse(f"the study {one.id!r} has no image to compare", "Add it, or leave it out")
@@ -246,17 +245,18 @@ def _shown(
 
 
 def _about(studies: Sequence[Record], roles: Roles) -> dict[str, str]:
-    priors = _JOINED.join(study.id for study in studies[:-1])
-    return {"prior": priors, "roles": _JOINED.join(roles)} | _days(studies)
+    priors = JOINED.join(study.id for study in studies[:-1])
+    return {"prior": priors, "roles": JOINED.join(roles)} | timeline(studies)
 
 
-def _days(studies: Sequence[Record]) -> dict[str, str]:
-    """The days of each examination after the first, where all have a date."""
+def timeline(studies: Sequence[Record]) -> dict[str, str]:
+    """The attributes `days` (of each examination after the first) and `days_between` (of the last), where
+    all have a date."""
     since = [days_between(studies[0], study) for study in studies]
     known = [day for day in since if day is not None]
     if len(known) < len(since):
         return {}
-    return {"days": _JOINED.join(f"{day:g}" for day in known), "days_between": f"{known[-1]:g}"}
+    return {"days": JOINED.join(f"{day:g}" for day in known), "days_between": f"{known[-1]:g}"}
 
 
 def in_days(days: float, language: Language) -> str:

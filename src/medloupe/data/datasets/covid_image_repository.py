@@ -5,8 +5,8 @@ picture to the event, so a negative `admission_offset` of -5 is the fifth day in
 values are published rounded, "-inf" below the limit of detection. Nobody wrote reports or judged
 changes: what happened to a patient stands in attributes (laboratory values, days until intensive care
 or death), and the earlier study of each patient in `prior`. All that is asked is what can be seen: the
-projection, whether it changed, and where the lungs are; and which of two pictures of consecutive days is
-the later one. The dates answer that, whether or not a reader could: it is asked in both orders, so that
+projection, whether it changed, and where the lungs are; and which of two consecutive pictures is the
+later one. The dates answer that, whether or not a reader could: it is asked in both orders, so that
 chance is one half for every patient.
 
 `lung_boxes_sq.json` with `images_sq/` are square crops with boxes of both lungs by General Blockchain;

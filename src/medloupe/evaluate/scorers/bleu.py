@@ -147,8 +147,8 @@ def nltk(counts: NDArray[np.int64], order: int) -> Floats:
 
 
 def coco(counts: NDArray[np.int64], order: int) -> Floats:
-    """`[..., K]` sums -> `[...]` scores; never exactly 0, but below 1e-3 where an n-gram order has no match
-    (its p_n is 1e-15 / total_n)."""
+    """`[..., K]` sums -> `[...]` scores; never exactly 0. Where an n-gram order has no match its p_n is
+    1e-15 / total_n, and 1e-6 where the answer is shorter than n (a right answer of three words: 0.03)."""
     c = _Counts.of(counts, order)
     ratio = (c.said + TINY) / (c.true + SMALL)
     brevity = np.exp(np.minimum(0.0, 1 - 1 / ratio))

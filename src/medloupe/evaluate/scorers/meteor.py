@@ -21,7 +21,7 @@ import snowballstemmer
 
 from medloupe.errors import MissingExtraError
 from medloupe.evaluate.scorers.base import Scorer, Verdict
-from medloupe.evaluate.scorers.wordnet import SYSTEM_FOLDER, open_wordnet
+from medloupe.evaluate.scorers.wordnet import SYSTEM_FOLDER, WordNet, open_wordnet
 from medloupe.evaluate.scorers.words import PLAIN, plain_words
 from medloupe.types import EvalRow
 
@@ -35,11 +35,11 @@ class MeteorExactStem(Scorer):
     """The mean over rows of METEOR with equal words and equal Porter (1980) stems as matches.
 
     Of all alignments with the most matches, the one with the fewest chunks counts (Denkowski and Lavie
-    2011). No synonyms, so nothing is downloaded.
+    2011), as far as a beam of BEAM finds it. No synonyms, so nothing is downloaded.
     """
 
     right_from = 0.5  # one word, and it is the truth
-    stated = f"mean of METEOR; {PLAIN}; equal words and Porter stems, no synonyms; fewest chunks"
+    stated = f"mean of METEOR; {PLAIN}; equal words and Porter stems, no synonyms; beam of {BEAM}"
 
     def judge(self, row: EvalRow) -> Verdict:
         said, true = plain_words(row.prediction), plain_words(row.truth)
@@ -63,12 +63,19 @@ class MeteorNltkWordNet(Scorer):
     wordnet: Path | None = None
 
     def require(self) -> None:
+        self._synonyms()
+
+    def _synonyms(self) -> WordNet:
+        """
+        Raises:
+            MissingExtraError: NLTK or WordNet is not installed.
+        """
         if importlib.util.find_spec("nltk") is None:
             raise MissingExtraError.naming("nltk", extra="wordnet")
-        open_wordnet(self.wordnet or SYSTEM_FOLDER)
+        return open_wordnet(self.wordnet or SYSTEM_FOLDER)
 
     def judge(self, row: EvalRow) -> Verdict:
-        self.require()
+        synonyms = self._synonyms()
         from nltk.translate.meteor_score import (
             single_meteor_score,
         )  # 1 s, only where it is asked for
@@ -76,7 +83,6 @@ class MeteorNltkWordNet(Scorer):
         true = plain_words(row.truth)
         if not true:
             return None, "the truth has no words"
-        synonyms = open_wordnet(self.wordnet or SYSTEM_FOLDER)
         score = single_meteor_score(true, plain_words(row.prediction), wordnet=synonyms)
         return float(score), ""
 

@@ -81,22 +81,15 @@ class _Part:
         return Synset(tuple(Lemma(word.split("(")[0]) for word in words))
 
     def base_forms(self, word: str) -> list[str]:
-        """The word and its bases by exception or, else, by endings until one is known (morphy(7WN))."""
-        if word in self.exceptions:
-            return self.known([word, *self.exceptions[word]])
-        forms = self.shorter([word])
-        found = self.known([word, *forms])
-        while not found and forms:
-            forms = self.shorter(forms)
-            found = self.known(forms)
-        return found
+        """The known ones of the word and its bases: by exception or, else, by one change of its ending, as
+        in NLTK 3.10."""
+        return self.known([word, *self.exceptions.get(word, self.shorter(word))])
 
-    def shorter(self, forms: Sequence[str]) -> list[str]:
+    def shorter(self, word: str) -> list[str]:
         return [
-            form.removesuffix(ending) + instead
-            for form in forms
+            word.removesuffix(ending) + instead
             for ending, instead in self.endings
-            if form.endswith(ending)
+            if word.endswith(ending)
         ]
 
     def known(self, forms: Sequence[str]) -> list[str]:

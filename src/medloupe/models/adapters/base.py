@@ -64,9 +64,8 @@ class Adapter(nn.Module, abc.ABC):
 
     question_dependent: bool = False
     anchor: Anchor = "prompt"
-    gradient_checkpointing = (
-        False  # transformers sets it where a model's checkpointing is turned on
-    )
+    # transformers sets it where a model's checkpointing is turned on
+    gradient_checkpointing = False
 
     def __init__(self, places: Sequence[int], encoder: Encoder | None = None) -> None:
         super().__init__()
@@ -90,7 +89,8 @@ class Adapter(nn.Module, abc.ABC):
         """
 
     def reset(self) -> None:
-        """Draw first weights, those of `encoder` aside, with which no token changes."""
+        """Draw first weights, those of `encoder` aside: such that no token changes, as far as the adapter
+        can leave tokens as they are."""
 
     def load_pretrained(self) -> None:
         """Load the published weights of the encoder.

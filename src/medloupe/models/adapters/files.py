@@ -61,6 +61,12 @@ def load_adapter(
     with trusting_code(trust_code):
         saved = SavedAdapter.parse(read_yaml(folder / CONFIG_FILE), file=str(folder / CONFIG_FILE))
     _refuse_other(saved.to_dict(), _shape_of(model), folder)
+    try:
+        weights = load_file(folder / WEIGHTS_FILE)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"the adapter's weights do not fit: {error}", file=str(folder / WEIGHTS_FILE)
+        ) from error
     if model.adapter is None:
         try:
             model.put_on(saved.adapter)
@@ -75,8 +81,8 @@ def load_adapter(
     assert model.adapter is not None
     _refuse_other(saved.adapter.to_dict(), model.config.adapter, folder)
     try:
-        model.adapter.load_state_dict(load_file(folder / WEIGHTS_FILE))
-    except (OSError, RuntimeError, SafetensorError) as error:
+        model.adapter.load_state_dict(weights)
+    except RuntimeError as error:
         raise CheckpointError(
             f"the adapter's weights do not fit: {error}", file=str(folder / WEIGHTS_FILE)
         ) from error

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,11 +25,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from medloupe.models.adapters import Span
+from medloupe.models.adapters import Adapter, Span
 from medloupe.models.vlm import VisionLanguageModel
 from medloupe.types import ImageInput
 
-OUTSIDE = ""
+OUTSIDE, ADAPTER = "", "adapter"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,16 +77,18 @@ def count(model: VisionLanguageModel, image: ImageInput, text_tokens: int) -> Wo
         (tokens_UD,) = model.image_tokens(encoded)
         forward["connector"] = spent()
         details = model.details([image])
-        acting = _AdapterWork(model, counter.get_total_flops, spent() if details else 0)
-        with acting:
-            loss = (
-                _loss(model, tokens_UD, details, text_tokens)
-                if text_tokens
-                else tokens_UD.float().sum()
-            )
-        forward["language_model"] = spent() - acting.inside
-        if model.adapter is not None:
-            forward["adapter"] = acting.flops
+        detailed = spent()
+        loss = (
+            _loss(model, tokens_UD, details, text_tokens)
+            if text_tokens
+            else tokens_UD.float().sum()
+        )
+        if model.adapter is None:
+            forward["language_model"] = spent()
+        else:
+            between = ledger.blocks[ADAPTER].flops if text_tokens else 0
+            forward["language_model"] = spent() - between
+            forward["adapter"] = detailed + between
         loss.backward()
         backward = spent()
     grid = encoded[0].grid
@@ -128,37 +130,6 @@ def _loss(
     return F.cross_entropy(output.logits[0].float(), ids, reduction="sum")
 
 
-class _AdapterWork:
-    """The FLOPs of an adapter: `before`, those of its encoder, and those between layers."""
-
-    def __init__(self, model: VisionLanguageModel, flops: Callable[[], int], before: int) -> None:
-        self.model, self.total, self.before = model, flops, before
-        self.inside = 0
-        self.handles: list[Any] = []
-
-    @property
-    def flops(self) -> int:
-        return self.before + self.inside
-
-    def __enter__(self) -> Self:
-        if self.model.adapter is not None:
-            self.handles = [
-                self.model.adapter.register_forward_pre_hook(self._enter),
-                self.model.adapter.register_forward_hook(self._leave),
-            ]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self.handles:
-            handle.remove()
-
-    def _enter(self, *_: Any) -> None:
-        self.inside -= self.total()
-
-    def _leave(self, *_: Any) -> None:
-        self.inside += self.total()
-
-
 @dataclass
 class _Block:
     """What autograd keeps of one block of a transformer, or of everything outside of blocks."""
@@ -197,7 +168,7 @@ class _Ledger:
         """Notes which block runs, its input and its FLOPs."""
         handles = []
         for name, module in self.model.named_modules():
-            if isinstance(module, GradientCheckpointingLayer):
+            if isinstance(module, GradientCheckpointingLayer | Adapter):
                 handles += self._watch(name, module, flops)
         yield
         for handle in handles:
@@ -206,7 +177,9 @@ class _Ledger:
     def _watch(self, name: str, module: nn.Module, flops: Callable[[], int]) -> list[Any]:
         def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             block = self.blocks.setdefault(name, _Block())
-            hidden = args[0] if args else kwargs["hidden_states"]
+            hidden = next((a for a in args if isinstance(a, torch.Tensor)), None)
+            if hidden is None:
+                hidden = kwargs["hidden_states"]
             block.input_bytes += hidden.untyped_storage().nbytes()
             block.flops -= flops()
             self.current = name
@@ -217,7 +190,8 @@ class _Ledger:
 
         return [
             module.register_forward_pre_hook(enter, with_kwargs=True),
-            module.register_forward_hook(leave),
+            # first of all: an adapter hangs on the same hooks of decoder layers
+            module.register_forward_hook(leave, prepend=True),
         ]
 
 

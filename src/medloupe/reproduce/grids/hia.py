@@ -40,12 +40,12 @@ MEASURES: Final = (
     Measure(label="comparison, accuracy (%)", scorer="closed_accuracy.strict", tasks=("change",)),
 )
 _PARTS: Final[Mapping[str, Part]] = {
-    "language": SmallLanguage(),
+    "language": SmallLanguage(layers=5),  # three injections want five layers
     "encoder": TrainedEncoder(image_size=144),
 }
 _SMALL: Final = (
     "planted lesions in warped MNI152 brains and their follow-ups, not X-rays of patients",
-    "a four-layer language model of width 192, trained on the same questions and answers without images",
+    "a five-layer language model of width 192, trained on the same questions and answers without images",
     f"views of {SIDE} and {DETAIL} pixels for 336 and 672; 32 queries for 256; {TUNE} steps at 5e-4",
     "one EfficientNet-Lite0, trained before on these lesions, begins as the base's encoder and as the "
     "adapter's, where the paper has CLIP and a ResNet-50",
@@ -55,7 +55,7 @@ _SMALL: Final = (
 
 def hia() -> Grid:
     """Table 1: two bases, each alone, fine-tuned, with LoRA of as many parameters, with HiA."""
-    two = {"name": "scales", "encoder": encoder_of(SIDE, 16), "scales": [SIDE, 2 * SIDE]}
+    two = {"name": "scales", "encoder": encoder_of(SIDE), "scales": [SIDE, 2 * SIDE]}
     names = {name: f"two-scale {name}" for name in (BASE, TUNED, LORA, HIA)}
     return _grid(
         "hia",
@@ -178,7 +178,7 @@ def hia_resolution() -> Grid:
     rows = [Row(label=BASE), Row(label=TUNED, overrides=_tuned(BASE))]
     for side in (144, DETAIL):
         label = f"base at {side}"
-        larger = encoded(encoder_of(side, 16))
+        larger = encoded(encoder_of(side))
         rows += [
             Row(label=label, overrides=larger),
             Row(label=f"{label}, fine-tuned", overrides=(*larger, *_tuned(label))),
@@ -271,14 +271,14 @@ def _tuned(base: str) -> tuple[str, ...]:
 
 
 def _lora(base: str) -> tuple[str, ...]:
-    """Rank 80 is 1.17 M parameters here."""
-    return _from(base, _tune("language_model", lora=LoraConfig(rank=80, alpha=160)))
+    """Rank 52 is 948,480 parameters here, HiA 951,904 with its encoder."""
+    return _from(base, _tune("language_model", lora=LoraConfig(rank=52, alpha=104)))
 
 
 def _adapted(base: str, *, side: int = DETAIL, **fields: Any) -> tuple[str, ...]:
     adapter = {
         "name": "hia",
-        "encoder": encoder_of(side, 16),
+        "encoder": encoder_of(side),
         "queries": 32,
         "width": 96,
         **fields,

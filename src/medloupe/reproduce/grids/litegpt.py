@@ -18,7 +18,7 @@ from medloupe.reproduce.grids.shared import (
 
 def encoders() -> Grid:
     """LiteGPT: two encoders or one."""
-    large, small = encoder_of(128, 16), encoder_of(64, 16)
+    large, small = encoder_of(128), encoder_of(64)
     grouped = assign("model.connector", {"name": "grouped", "group": 1})
     both = {"name": "joined", "encoders": [large, small], "axis": "tokens"}
     return Grid(

@@ -19,7 +19,7 @@ def scales() -> Grid:
     """Llama3-Med: one scale or three."""
     three = {
         "name": "scales",
-        "encoder": encoder_of(SIDE, 16),
+        "encoder": encoder_of(SIDE),
         "scales": [SIDE, 2 * SIDE, 3 * SIDE],
     }
     return Grid(

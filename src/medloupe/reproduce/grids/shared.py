@@ -128,13 +128,12 @@ def instruct(tasks: tuple[str, ...]) -> StageConfig:
     )
 
 
-def tower() -> EfficientNetLite0Config:
-    return EfficientNetLite0Config(source=MADE + "encoder", image_size=SIDE, stride=16)
+def tower(size: int = SIDE) -> EfficientNetLite0Config:
+    return EfficientNetLite0Config(source=MADE + "encoder", image_size=size, stride=16)
 
 
-def encoder_of(size: int, stride: int) -> dict[str, Any]:
-    source = MADE + "encoder"
-    return {"name": "efficientnet_lite0", "source": source, "image_size": size, "stride": stride}
+def encoder_of(size: int) -> dict[str, Any]:
+    return tower(size).to_dict()
 
 
 def encoded(encoder: dict[str, Any]) -> tuple[str, str]:

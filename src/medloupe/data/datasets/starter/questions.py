@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from medloupe.data.builders.compare import Counted, headings
+from medloupe.data.builders.compare import JOINED, Counted, headings, timeline
 from medloupe.data.datasets.starter.anatomy import PLANES
 from medloupe.data.datasets.starter.cases import CLEAR, DATASET, DIAGNOSES, LICENCE, Case, Finding
 from medloupe.data.datasets.starter.lesions import KINDS
@@ -247,7 +247,7 @@ def _changes_between(task: Task, times: tuple[Case, ...], first: int, last: int)
     wording = "change" if len(times) == 2 else "change_between"
     place = {} if len(times) == 2 else {"first": str(first), "last": str(last)}
     # rows of `change` were without days before there was `volume_change`, and stay what they were
-    when = _when(times) if task == VOLUME_CHANGE else {}
+    when = timeline([case.record for case in times]) if task == VOLUME_CHANGE else {}
     for known, change in _changes(times[first], times[last]):
         slots, about = {"kind": known.kind} | place, _about(known) | when
         yield Row(task, times, wording, change, CHANGES, slots, about=about)
@@ -269,6 +269,8 @@ def _comparison_rows(cases: Sequence[Case], words: Words) -> Iterator[Row]:
     A hash of the series chooses the roles, so "after surgery" says nothing about what happened.
     """
     for times in _series(cases):
+        records = [case.record for case in times]
+        days = [record.date_offset_days for record in records]
         choices, draw = words.roles[len(times)], zlib.crc32(times[0].series.encode())
         roles = choices[draw % len(choices)]
         counted: Counted = "before" if draw // len(choices) % 2 else "after"
@@ -278,22 +280,9 @@ def _comparison_rows(cases: Sequence[Case], words: Words) -> Iterator[Row]:
             times,
             "comparison" if len(times) == 2 else "comparison_between",
             (Text(text=words.course(changes)),),
-            headings=tuple(headings(roles, _days(times), words.language, counted)),
-            about=_widest(times[-1]) | {"roles": " | ".join(roles)} | _when(times),
+            headings=tuple(headings(roles, days, words.language, counted)),
+            about=_widest(times[-1]) | {"roles": JOINED.join(roles)} | timeline(records),
         )
-
-
-def _days(times: Sequence[Case]) -> list[float]:
-    return [case.record.date_offset_days or 0.0 for case in times]
-
-
-def _when(times: Sequence[Case]) -> dict[str, str]:
-    """The days of the examinations, as the builder of comparisons writes them."""
-    days = _days(times)
-    return {
-        "days": " | ".join(f"{day:g}" for day in days),
-        "days_between": f"{days[-1] - days[0]:g}",
-    }
 
 
 CLOSED: Mapping[str, Callable[[Sequence[Case]], Iterator[Row]]] = {
