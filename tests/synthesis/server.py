@@ -39,6 +39,8 @@ BEHAVIOURS = (
     "length",
     "half_stream",
     "error_stream",
+    "quoted_401",  # the key stands where a reason is cut
+    "quoted_error",  # the same in a body or stream with status 200
     "no_usage",
 )
 
@@ -167,6 +169,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(429, "slow down", {"Retry-After": "3600"})
         elif how == "401":
             self._error(401, f"Incorrect API key provided: {key}", {})
+        elif how == "quoted_401":
+            self._error(401, self._quoted(), {})
+        elif how == "quoted_error" and not body.get("stream"):
+            data = {"error": {"message": self._quoted()}}
+            self._send(200, "application/json", json.dumps(data).encode())
         elif how == "quota":
             self._error(429, "insufficient_quota: check your billing", {})
         elif (how == "no_schema" and form) or (how == "json_object_only" and kind == "json_schema"):
@@ -203,10 +210,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream; charset=utf-8")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        broken = how in ("half_stream", "error_stream", "short_body", "cut_json")
+        broken = how in ("half_stream", "error_stream", "quoted_error", "short_body", "cut_json")
         sent = "".join(events[: max(2, len(events) // 2)] if broken else events).encode()
-        if how == "error_stream":
-            sent += b'event: error\ndata: {"type": "error", "error": {"message": "overloaded"}}\n\n'
+        if how in ("error_stream", "quoted_error"):
+            message = "overloaded" if how == "error_stream" else self._quoted()
+            error = json.dumps({"type": "error", "error": {"message": message}})
+            sent += f"event: error\ndata: {error}\n\n".encode()
         if how == "cut_json":
             sent = sent[:-20]
         for start in range(0, len(sent), 37):  # pieces that respect neither lines nor characters
@@ -217,6 +226,10 @@ class _Handler(BaseHTTPRequestHandler):
             return False
         self.wfile.write(b"0\r\n\r\n")
         return not broken
+
+    def _quoted(self) -> str:
+        key = self.headers.get("Authorization", self.headers.get("x-api-key", ""))
+        return "x" * 270 + key.removeprefix("Bearer ")
 
     def _error(self, status: int, message: str, headers: dict[str, str]) -> None:
         data = json.dumps({"error": {"message": message, "type": "error"}}).encode()

@@ -20,12 +20,13 @@ import pytest
 
 from medloupe.data.check import check_dataset
 from medloupe.data.dataset import load_dataset
-from medloupe.data.llava import import_llava
+from medloupe.data.llava import import_llava, llava_row
+from medloupe.data.store import write_lines
 from medloupe.errors import ConfigError, DataError
 from medloupe.synthesis.config import SynthesisConfig
 from medloupe.synthesis.journal import Journal, Use
-from medloupe.synthesis.judging import llava_row
 from medloupe.synthesis.pipeline import Account, Estimate, read_outcomes, synthesize
+from medloupe.synthesis.prompts.sets import FilePrompts, prompt_set
 from medloupe.synthesis.teachers import Answer
 from medloupe.synthesis.types import SynthesisError
 
@@ -268,6 +269,58 @@ def test_an_endpoint_that_is_down_gives_no_row_up(
         run(made, tmp_path / "out")
     teacher_server.behave = lambda *_: "ok"
     assert run(made, tmp_path / "out").accepted == 30
+
+
+def two_teachers(server: Any, rows: Path, **limits: Any) -> SynthesisConfig:
+    """Models "a" and "b", of equal weight, one request at a time each."""
+    teacher = {"name": "openai", "base_url": f"{server.url}/v1", "concurrency": 1}
+    teachers = [teacher | {"model": model} for model in "ab"]
+    return config(server, rows, teachers=teachers, limits={"retries": 0} | limits)
+
+
+def test_rows_of_a_silent_teacher_are_asked_again_in_the_next_sitting(
+    teacher_server: Any, write_rows: Callable[..., Path], tmp_path: Path
+) -> None:
+    teacher_server.behave = lambda _, body: "500" if body["model"] == "b" else "ok"
+    made, out = two_teachers(teacher_server, write_rows(12)), tmp_path / "out"
+    with pytest.raises(
+        SynthesisError, match="teacher 'b' answered no row: no answer in 1 attempts"
+    ):
+        run(made, out)
+    assert not query(out, "SELECT * FROM failures")
+    teacher_server.behave = lambda *_: "ok"
+    assert run(made, out).accepted == 12
+
+
+def test_one_teachers_answers_do_not_hide_that_another_is_down(
+    teacher_server: Any, write_rows: Callable[..., Path], tmp_path: Path
+) -> None:
+    teacher_server.behave = lambda _, body: "500" if body["model"] == "b" else "ok"
+    made = two_teachers(teacher_server, write_rows(60), give_up_after=3)
+    with pytest.raises(SynthesisError, match="3 rows in a row got no answer from teacher 'b'"):
+        run(made, tmp_path / "out")
+    assert not query(tmp_path / "out", "SELECT * FROM failures")
+
+
+def test_the_last_rows_of_a_teacher_that_answered_are_given_up(
+    teacher_server: Any, write_rows: Callable[..., Path], tmp_path: Path
+) -> None:
+    teacher_server.behave = lambda number, _: "500" if number > 3 else "ok"
+    limits, one = {"retries": 0}, {"concurrency": 1}
+    made = config(teacher_server, write_rows(5), limits=limits, teacher=one)
+    assert run(made, tmp_path / "out").rejected == 2
+    assert run(made, tmp_path / "out").rejected == 2
+    assert len(teacher_server.bodies) == 5, "they are not asked again"
+
+
+def test_rows_that_are_refused_one_by_one_do_not_end_the_sitting(
+    teacher_server: Any, write_rows: Callable[..., Path], tmp_path: Path
+) -> None:
+    teacher_server.behave = lambda number, _: "400" if number <= 6 else "ok"
+    limits, one = {"give_up_after": 4}, {"concurrency": 1}
+    made = config(teacher_server, write_rows(9), limits=limits, teacher=one)
+    account = run(made, tmp_path / "out")
+    assert (account.accepted, account.rejected) == (3, 6)
 
 
 def test_rows_that_were_given_up_can_be_asked_again(
@@ -566,3 +619,105 @@ def test_memory_does_not_grow_with_the_rows(
     peak(5)
     assert peak(600) < 1.2 * peak(60) + 100_000
     assert not teacher_server.bodies
+
+
+def test_a_data_set_of_another_making_is_not_written_over(
+    teacher_server: Any, write_rows: Callable[..., Path], tmp_path: Path
+) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "dataset.json").write_text('{"name": "theirs"}')
+    (theirs / "records.jsonl").write_text("")
+    before = sorted(theirs.iterdir())
+    with pytest.raises(ConfigError, match="a data set that synthesize has not written"):
+        run(config(teacher_server, write_rows(2)), theirs)
+    assert sorted(theirs.iterdir()) == before
+    assert not teacher_server.bodies
+
+
+@pytest.mark.parametrize("out", [".", "source", "source/rows.jsonl"])
+def test_the_source_is_not_written_over(
+    teacher_server: Any, write_rows: Callable[..., Path], tmp_path: Path, out: str
+) -> None:
+    (tmp_path / "source").mkdir()
+    rows = write_rows(2, "source/rows.jsonl")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match="the source lies in the folder"):
+        run(config(teacher_server, rows), tmp_path / out)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_limit_of_cost_needs_prices(
+    teacher_server: Any, write_rows: Callable[..., Path], tmp_path: Path
+) -> None:
+    rows, limits = write_rows(2), {"cost": 1.0}
+    away = config(teacher_server, rows, limits=limits, teacher={"local": False})
+    with pytest.raises(ConfigError, match="needs the price of teacher 'm'") as error:
+        run(away, tmp_path / "out")
+    assert error.value.fault.field == "teachers.0.price"
+    assert not teacher_server.bodies
+    assert run(config(teacher_server, rows, limits=limits), tmp_path / "out").accepted == 2
+
+
+def test_auto_says_which_set_was_used_for_a_row(
+    teacher_server: Any, write_rows: Callable[..., Path], tmp_path: Path
+) -> None:
+    run(config(teacher_server, write_rows(1)), tmp_path / "out")
+    used = prompt_set("caption")
+    assert isinstance(used, FilePrompts)
+    dataset = load_dataset(tmp_path / "out")
+    stated = dataset.conversations[0].attributes
+    assert (stated["prompt_hash"], stated["few_shot"]) == (used.hash, "caption_en")
+    (body,) = teacher_server.bodies
+    assert body["response_format"]["json_schema"]["schema"] == used.schema()
+    assert dataset.card.notes[1] == f"prompt set auto, hash {prompt_set('auto').hash}"
+
+
+def test_nothing_counts_as_local_on_a_cluster_elsewhere(
+    teacher_server: Any,
+    write_rows: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    source = {"path": str(write_rows(2)), "access": "not public"}
+    made = config(teacher_server, tmp_path, source=source, teacher={"local": True})
+    cluster = {"engine": "ray", "address": "ray://8.8.8.8:10001"}
+    with pytest.raises(SynthesisError, match="may not be sent to the teacher 'm'"):
+        run(made, tmp_path / "out", **cluster)
+    held = tmp_path / "held.jsonl"
+    held.write_text('{"id": "a", "text": "Seen by Dr. Miller."}\n')
+    found: list[Estimate] = []
+    with pytest.raises(SynthesisError, match="none of 1 rows was accepted"):
+        run(config(teacher_server, held), tmp_path / "held", agree=found.append, **cluster)
+    (rejected,) = read(tmp_path / "held" / "rejected.jsonl")
+    assert rejected["rejections"][0]["filter"] == "guard"
+    assert not teacher_server.bodies
+
+
+@pytest.mark.parametrize("name", ["account.json", "synthesis.yaml", "dataset.json"])
+def test_small_files_are_written_whole_or_not_at_all(
+    teacher_server: Any,
+    write_rows: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    made, out = config(teacher_server, write_rows(2)), tmp_path / "out"
+    run(made, out)
+    before = (out / name).read_bytes()
+
+    def cut(path: Path, lines: list[str]) -> None:
+        write_lines(path, [line[:5] for line in lines])
+        if name in path.name:
+            raise OSError("no space left")
+
+    monkeypatch.setattr("medloupe.synthesis.judging.write_lines", cut)
+    with pytest.raises(OSError, match="no space left"):
+        run(made, out)
+    assert not list(out.glob(".*.tmp"))
+    if name != "dataset.json":  # the card goes first and comes last
+        assert (out / name).read_bytes() == before
+    monkeypatch.undo()
+    run(made, out)
+    assert (out / name).read_bytes() == before

@@ -15,6 +15,7 @@ import pytest
 from medloupe.errors import ConfigError, MissingExtraError
 from medloupe.synthesis.config import SynthesisConfig
 from medloupe.synthesis.pipeline import Account, Engine, synthesize
+from medloupe.synthesis.ray import stays_here
 from medloupe.synthesis.teachers import Answer, Failure
 
 FILES = ("conversations.jsonl", "llava.json", "rejected.jsonl", "outcomes.jsonl", "dataset.json")
@@ -149,3 +150,48 @@ def test_answers_cross_processes_unchanged() -> None:
     failure = Failure(scope="retry", reason="r", wait=1.5, paid=True)
     assert Answer.model_validate(json.loads(answer.to_json())) == answer
     assert Failure.model_validate(json.loads(failure.to_json())) == failure
+
+
+@pytest.mark.parametrize(
+    ("address", "variable", "here"),
+    [
+        (None, None, True),
+        ("auto", "ray://8.8.8.8:10001", True),
+        ("local", None, True),
+        ("127.0.0.1:6379", None, True),
+        ("ray://10.0.0.7:10001", None, True),
+        ("[::1]:6379", None, True),
+        ("ray://8.8.8.8:10001", None, False),
+        ("8.8.8.8:6379", None, False),
+        (None, "8.8.8.8:6379", False),
+        ("anyscale://cluster.invalid", None, False),
+    ],
+)
+def test_a_cluster_elsewhere_is_known_by_its_address(
+    address: str | None, variable: str | None, here: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("RAY_ADDRESS", variable)
+    assert stays_here(address) is here
+
+
+def test_a_dead_worker_does_not_keep_the_others_from_ending() -> None:
+    from medloupe.synthesis.ray import _Cluster
+
+    def actor(*, dead: bool) -> Any:
+        async def remote() -> None:
+            if dead:
+                raise RuntimeError("gone")
+
+        return SimpleNamespace(close=SimpleNamespace(remote=remote))
+
+    actors = [actor(dead=True), actor(dead=False)]
+    killed: list[Any] = []
+    ended: list[bool] = []
+    ray = SimpleNamespace(kill=killed.append, shutdown=lambda: ended.append(True))
+    cluster = _Cluster(ray, actors, ours=True)
+    cluster.join()
+    asyncio.run(cluster.leave())
+    assert killed == actors
+    assert ended == [True]

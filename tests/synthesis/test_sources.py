@@ -131,3 +131,22 @@ def test_faults_are_placed(tmp_path: Path) -> None:
         rows(path, fields={"txt": "caption"})
     with pytest.raises(ConfigError, match="no such file"):
         rows(tmp_path / "gone.jsonl")
+
+
+def test_chinese_is_seen_in_any_part_of_a_row_that_states_no_language(tmp_path: Path) -> None:
+    path = lines(
+        tmp_path / "f.jsonl",
+        {"id": "section", "kind": "report", "sections": {"findings": "肺部纹理增粗。"}},
+        {"id": "label", "kind": "labels", "labels": ["胸腔积液"]},
+        {"id": "stated", "text": "The sign reads 胸.", "language": "en"},
+        {"id": "neither", "text": "A band."},
+    )
+    assert [row.language for row in rows(path)] == ["zh", "zh", "en", "en"]
+    assert [row.language for row in rows(path, language="zh")] == ["zh"] * 4
+    image = {"type": "image", "uri": "a.png"}
+    said = {"role": "assistant", "content": [{"type": "text", "text": "胸片。"}]}
+    asked = {"role": "user", "content": [image]}
+    row = {"id": "a", "messages": [asked, said]}
+    (tmp_path / "dataset.json").write_text('{"name": "mine"}')
+    lines(tmp_path / "conversations.jsonl", row, row | {"id": "b", "language": "en"})
+    assert [row.language for row in rows(tmp_path)] == ["zh", "en"]

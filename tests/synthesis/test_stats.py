@@ -87,3 +87,10 @@ def test_the_table_has_domains_across_and_a_total() -> None:
     assert ["CT", "Histology", "dermoscopy", "all"] in lines
     assert ["images", "3", "1", "1", "5"] in lines
     assert ["turns", "3", "0", "0", "3"] in lines
+
+
+def test_a_name_is_text_and_no_markup() -> None:
+    counts = [DomainCount(source="a[b]\\", domain="CT", images=1, turns=1)]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(domain_table(counts))
+    assert "a[b]\\ " in console.export_text()

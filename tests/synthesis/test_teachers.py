@@ -221,6 +221,62 @@ def test_the_key_comes_from_the_environment_and_is_never_shown(
 
 
 @pytest.mark.parametrize(
+    "key", ["sk very", "sk\u00a0very", "sk-\u043a\u043b", "sk\nvery", "sk\x7f", "\u201csk\u201d"]
+)
+def test_what_cannot_be_a_key_is_refused_and_not_repeated(
+    teacher_server: Any, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("MY_KEY", key)
+    with pytest.raises(ConfigError, match="MY_KEY") as error:
+        teacher(teacher_server, "openai", key_env="MY_KEY").open()
+    assert key not in str(error.value)
+
+
+@both
+@ways
+@pytest.mark.parametrize("how", ["quoted_401", "quoted_error"])
+def test_no_part_of_a_key_is_left_where_a_reason_is_cut(
+    teacher_server: Any, protocol: str, stream: bool, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    behave(teacher_server, how)
+    said = ask(teacher(teacher_server, protocol, key_env="MY_KEY", stream=stream))
+    assert isinstance(said, Failure)
+    assert KEY[:4] not in said.reason
+    assert len(said.reason) <= 300
+
+
+def test_a_key_in_the_models_name_is_cut_out(
+    teacher_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", KEY)
+    said = ask(teacher(teacher_server, "openai", key_env="MY_KEY", model=KEY))
+    assert said.model == "[key]-0613"
+
+
+def test_no_proxy_stands_before_a_local_teacher(
+    teacher_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    config = teacher(teacher_server, "openai")
+    assert config.is_local
+    assert isinstance(ask(config), Answer)
+    monkeypatch.setenv("http_proxy", teacher_server.url)
+    away = teacher(teacher_server, "openai", base_url="http://elsewhere.invalid/v1")
+    assert not away.is_local
+    assert isinstance(ask(away), Answer), "one elsewhere is called as the environment says"
+
+
+def test_a_full_window_is_an_answer_that_was_cut() -> None:
+    from medloupe.synthesis.teachers.anthropic import _answer
+
+    usage = {"input_tokens": 1, "output_tokens": 1}
+    assert _answer("t", "m", "model_context_window_exceeded", usage).finish == "length"
+
+
+@pytest.mark.parametrize(
     "fields",
     [
         {"key_env": KEY},

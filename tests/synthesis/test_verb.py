@@ -171,3 +171,12 @@ def test_a_prepared_set_is_read_by_its_records(teacher_server: Any, tmp_path: Pa
     lines = (tmp_path / "out" / "outcomes.jsonl").read_text().splitlines()
     kinds = {r["id"]: r["kind"] for r in (json.loads(line)["row"] for line in lines)}
     assert kinds == {"a": "report", "b": "pair", "c": "labels"}
+
+
+@pytest.mark.parametrize("words", [("--workers", "2"), ("--address", "auto")])
+def test_what_is_of_a_cluster_needs_the_cluster(
+    teacher_server: Any, written: Path, tmp_path: Path, words: tuple[str, str]
+) -> None:
+    said = medloupe("synthesize", written, "--out", tmp_path / "out", "--yes", *words, code=2)
+    assert "Pass --engine ray" in said
+    assert not teacher_server.bodies

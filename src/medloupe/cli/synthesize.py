@@ -56,6 +56,10 @@ def synthesize(
     from medloupe.synthesis.pipeline import synthesize as run
     from medloupe.synthesis.stats import domain_counts, domain_table
 
+    if engine is not Engine.ray and (workers is not None or address is not None):
+        raise ConfigError(
+            "--workers and --address are of a Ray cluster", remedy="Pass --engine ray with them"
+        )
     read = SynthesisConfig.from_yaml(config).with_overrides(set_ or ())
     console.writable("--out", out)
 

@@ -82,7 +82,7 @@ def export_llava(
             in its own text.
     """
     rows = dataset.conversations if conversations is None else conversations
-    lines = [json.dumps(_llava_row(row, box_text), ensure_ascii=False) for row in rows]
+    lines = [json.dumps(llava_row(row, box_text), ensure_ascii=False) for row in rows]
     ended = [line + "," for line in lines[:-1]] + lines[-1:]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = aside(path)
@@ -213,7 +213,8 @@ def _as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _llava_row(row: Conversation, box_text: Callable[[Conversation, Box], str] | None) -> Row:
+def llava_row(row: Conversation, box_text: Callable[[Conversation, Box], str] | None = None) -> Row:
+    """One row of the file, as `export_llava` writes it; raises what that raises."""
     written: Row = {"id": row.id}
     flat = [ref.uri for ref in row.images if ref.kind == "image"]
     volumes = [ref.uri for ref in row.images if ref.kind == "volume"]

@@ -44,8 +44,8 @@ def most_used(
     prompts: PromptSet, row: SourceRow, teacher: TeacherConfig
 ) -> tuple[list[ChatMessage], Use]:
     """The prompt of a row, and the most that asking it once can use."""
-    messages = prompts.messages(row)
-    schema = prompts.schema()
+    found = prompts.of(row)
+    messages, schema = found.messages(row), found.schema()
     prompt_tokens = estimate_prompt(messages)
     if schema is not None:
         prompt_tokens += estimate_tokens(json.dumps(schema))
@@ -77,7 +77,9 @@ class Asking:
         self._teachers = teachers
         self._budget = Budget(config.limits, sum(journal.use().values(), Use()))
         self._halt: Halt | None = None
-        self._given_up: list[tuple[int, str, str, str]] = []  # since the last answer
+        self._answered: set[str] = set()  # teachers, in this sitting
+        # By teacher, since its last answer.
+        self._given_up: dict[str, list[tuple[int, str, str, str]]] = {}
 
     async def run(
         self, rows: Iterable[tuple[int, SourceRow]], *, total: int, progress: Progress
@@ -103,7 +105,7 @@ class Asking:
                 finished, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 done += self._collect(finished, done, total, progress)
         if self._halt is None or not self._halt.fault:
-            self._confirm_given_up()
+            self._end()
         return self._halt
 
     def _collect(
@@ -146,12 +148,12 @@ class Asking:
                 self._stop(f"teacher {teacher.called!r} cannot be used: {reason}", fault=True)
                 return
             if said.scope == "row":
-                break
+                self._journal.give_up(place, row.id, teacher.called, reason)
+                return
             if attempt < self._limits.retries and not await self._wait(teacher, attempt, said):
                 return
-        else:
-            reason = f"no answer in {self._limits.retries + 1} attempts, the last: {reason}"
-        self._give_up(place, row, teacher, reason)
+        reason = f"no answer in {self._limits.retries + 1} attempts, the last: {reason}"
+        self._give_up(place, row, teacher.called, reason)
 
     async def _try(
         self,
@@ -172,14 +174,15 @@ class Asking:
                 if self._halt is not None:
                     return None
                 request = self._journal.begin(place, row.id, name, most)
-                said = await self._teachers[name].ask(messages, self._prompts.schema())
+                said = await self._teachers[name].ask(messages, self._prompts.of(row).schema())
                 used = _used(teacher, said, most)
                 if isinstance(said, Failure):
                     self._journal.failed(request, said.reason, used)
                     return said
                 self._journal.answered(request, said, used)
                 self._pace[name].correct(most.tokens, used.tokens)
-                self._confirm_given_up()
+                self._answered.add(name)
+                self._confirm_given_up(name)
                 return None
             finally:
                 async with self._settled:
@@ -218,18 +221,28 @@ class Asking:
         await asyncio.sleep(seconds)
         return self._halt is None
 
-    def _give_up(self, place: int, row: SourceRow, teacher: TeacherConfig, reason: str) -> None:
-        self._given_up.append((place, row.id, teacher.called, reason))
-        if len(self._given_up) >= self._limits.give_up_after:
+    def _give_up(self, place: int, row: SourceRow, teacher: str, reason: str) -> None:
+        given_up = self._given_up.setdefault(teacher, [])
+        given_up.append((place, row.id, teacher, reason))
+        if len(given_up) >= self._limits.give_up_after:
             self._stop(
-                f"{len(self._given_up)} rows in a row got no answer, the last: {reason}", fault=True
+                f"{len(given_up)} rows in a row got no answer from teacher {teacher!r}, the last: "
+                f"{reason}",
+                fault=True,
             )
 
-    def _confirm_given_up(self) -> None:
+    def _confirm_given_up(self, teacher: str) -> None:
         """The endpoint works, so it was the rows."""
-        for given_up in self._given_up:
+        for given_up in self._given_up.pop(teacher, ()):
             self._journal.give_up(*given_up)
-        self._given_up = []
+
+    def _end(self) -> None:
+        """Of a teacher that gave no answer at all, nobody knows whether it was the rows."""
+        for teacher in self._answered:
+            self._confirm_given_up(teacher)
+        for teacher, given_up in self._given_up.items():
+            reason = given_up[-1][-1]
+            self._halt = Halt(reason=f"teacher {teacher!r} answered no row: {reason}", fault=True)
 
     def _stop(self, reason: str, *, fault: bool) -> None:
         self._halt = self._halt or Halt(reason=reason, fault=fault)

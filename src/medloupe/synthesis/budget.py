@@ -19,7 +19,8 @@ class Limits(Config):
 
     A request is tried `1 + retries` times; waits double from `backoff` seconds, each with its own chance
     part, up to `longest_wait`. An endpoint that asks for a longer wait stops the run. So do
-    `give_up_after` rows in a row without one answer. `retry_failed` asks rows again that were given up.
+    `give_up_after` rows in a row without one answer from the same teacher, rows that it refused one by one
+    not counted. `retry_failed` asks rows again that were given up.
     """
 
     requests: int | None = Field(default=None, ge=0)

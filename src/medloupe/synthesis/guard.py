@@ -11,23 +11,23 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 from urllib.parse import urlsplit
 
 from medloupe.data.dataset import DatasetCard
 from medloupe.imaging.deidentify.text import finder
+from medloupe.synthesis.filters.texts import parts
 from medloupe.synthesis.types import SourceRow, SynthesisError
 
 Resolve = Callable[[str], Iterable[str]]
 """A host's name -> all its addresses; raises OSError where it has none."""
 
-# Sets under agreements that forbid passing the data on, by how their names begin.
+# Sets under agreements that forbid passing the data on, by how a word of their names begins.
 _NAMES: Final = re.compile(
-    r"^(?:mimic|vindr|eicu|chexpert|chexplus|chexlocalize|padchest|brax|i2b2|n2c2|hirid|amsterdamumcdb"
-    r"|emory|egdcxr|reflacx|msicxr|radgraph|radnli|medvqagi|ukbiobank|adni|oasis|nlst|rexgradient)"
+    r"(?:mimic|vindr|eicu|chexpert|chexplus|chexlocalize|padchest|brax|i2b2|n2c2|hirid|amsterdamumcdb"
+    r"|emory|egdcxr|reflacx|mscxr|radgraph|radnli|medvqagi|ukbiobank|adni|oasis|nlst|rexgradient)"
 )
 _TEXT: Final = re.compile(
     r"\bcredentialed\b|\bphysionet\b.*\b(?:credentialed|restricted)\b|\bdata[- ]use agreement\b|\bDUA\b"
@@ -63,7 +63,7 @@ _find = finder()
 
 def forbids_external(*, dataset: str, licence: str, access: str) -> str | None:
     """By what a source shows that it may not be sent out, or None."""
-    if _NAMES.match(_plain(dataset)):
+    if any(map(_NAMES.match, _joined(dataset))):
         return f"its name, {dataset!r}"
     for field, text in (("licence", licence), ("access", access)):
         found = _TEXT.search(_NOT.sub("", text))
@@ -112,7 +112,7 @@ def flags(row: SourceRow) -> tuple[str, ...]:
     The number is that of the part that holds most: a report's sections repeat its text.
     """
     counts: Counter[str] = Counter()
-    for text in (row.text, *row.mentions, *row.sections.values(), *row.labels):
+    for text in (*parts(row), *row.sections):
         counts |= Counter(finding.kind for finding in _find(text))
     return tuple(
         f"{number} {kind}{'s' if number > 1 else ''}" for kind, number in sorted(counts.items())
@@ -122,22 +122,16 @@ def flags(row: SourceRow) -> tuple[str, ...]:
 def is_local(url: str, *, resolve: Resolve | None = None) -> bool:
     """Whether what is sent to `url` stays on this machine or in a private network.
 
-    A unix socket does. A host does if every address it resolves to is a loopback or private one, and no
-    proxy stands between. A name that cannot be resolved, a link-local or shared address, and a url that
+    It does if every address the host resolves to is a loopback or private one: teachers that are local are
+    called past any proxy. A name that cannot be resolved, a link-local or shared address, and a url that
     cannot be read do not.
     """
-    parts = urlsplit(url)
-    if parts.scheme in ("unix", "http+unix"):
-        return True
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        return False
-    host = parts.hostname.rstrip(".")
-    proxied = {parts.scheme, "all"} & urllib.request.getproxies().keys()
-    if proxied and not urllib.request.proxy_bypass(host):
-        return False
     try:
-        addresses = list((resolve or _addresses)(host))
-    except (OSError, UnicodeError):
+        split = urlsplit(url)
+        if split.scheme not in ("http", "https") or not split.hostname:
+            return False
+        addresses = list((resolve or _addresses)(split.hostname))
+    except (OSError, ValueError):
         return False
     return bool(addresses) and all(map(_is_private, addresses))
 
@@ -156,5 +150,7 @@ def _is_private(address: str) -> bool:
     return any(found.version == network.version and found in network for network in _LOCAL_NETWORKS)
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+def _joined(name: str) -> Iterator[str]:
+    """The name from each of its words on, without what stands between words."""
+    words = re.findall(r"[a-z0-9]+", name.lower())
+    return ("".join(words[at:]) for at in range(len(words)))

@@ -14,14 +14,15 @@ from typing import IO
 
 from medloupe.data import jsonl
 from medloupe.data.dataset import CARD_FILE, CONVERSATIONS_FILE, RECORDS_FILE, DatasetCard
+from medloupe.data.llava import llava_row
 from medloupe.data.rows import conversation_faults
-from medloupe.data.store import aside
+from medloupe.data.store import aside, write_lines
 from medloupe.synthesis.config import SynthesisConfig
 from medloupe.synthesis.journal import Answered, Notes
+from medloupe.synthesis.parse import parse
 from medloupe.synthesis.types import (
     Draft,
     Outcome,
-    Parser,
     PromptSet,
     Provenance,
     Rejection,
@@ -39,10 +40,8 @@ _PLACEHOLDERS = ("<image>", "<image3d>")
 class Judge:
     """Rows in the source's order -> outcomes."""
 
-    def __init__(
-        self, config: SynthesisConfig, prompts: PromptSet, parse: Parser, notes: Notes
-    ) -> None:
-        self._config, self._prompts, self._parse, self._notes = config, prompts, parse, notes
+    def __init__(self, config: SynthesisConfig, prompts: PromptSet, notes: Notes) -> None:
+        self._config, self._prompts, self._notes = config, prompts, notes
 
     def __call__(self, row: SourceRow, result: Answered | str | Rejection) -> Outcome:
         """The outcome of a row with its answer, the reason why it was given up, or a rejection that
@@ -71,7 +70,7 @@ class Judge:
         draft = Draft(turns=(), raw=answer.text)
         conversation = None
         try:
-            draft = self._parse(answer.text, row)
+            draft = parse(answer.text, row)
         except SynthesisError as error:
             against.append(Rejection(filter="parse", reason=error.fault.rule))
         else:
@@ -95,12 +94,13 @@ class Judge:
         return found
 
     def _provenance(self, row: SourceRow, result: Answered) -> Provenance:
+        prompts = self._prompts.of(row)
         temperature = self._config.teacher_of(row.id).temperature
         return Provenance(
             teacher=result.teacher,
             model=result.answer.model,
-            prompt_hash=self._prompts.hash,
-            few_shot=self._prompts.few_shot,
+            prompt_hash=prompts.hash,
+            few_shot=prompts.few_shot,
             temperature=temperature,
             source=row.id,
             licence=row.licence,
@@ -234,9 +234,7 @@ class OutcomeFiles:
             path.replace(self._folder / name)
         if card is not None:
             text = json.dumps(card.to_dict(), indent=2, ensure_ascii=False, sort_keys=True)
-            temporary = aside(target)
-            temporary.write_text(text + "\n", encoding="utf-8")
-            temporary.replace(target)
+            write_whole(target, text)
 
     def close(self) -> None:
         """Everything on the disk."""
@@ -256,22 +254,11 @@ class OutcomeFiles:
         self._files[name].write(json.dumps(data, ensure_ascii=False) + "\n")
 
 
-def llava_row(row: Conversation) -> dict[str, object]:
-    """LLaVA's JSON of a synthesised conversation: a placeholder and a line break for each image first."""
-    flat = [ref.uri for ref in row.images if ref.kind == "image"]
-    volumes = [ref.uri for ref in row.images if ref.kind == "volume"]
-    signs = [_PLACEHOLDERS[ref.kind == "volume"] for ref in row.images]
-    turns = [
-        {"from": "human" if message.role == "user" else "gpt", "value": message.text}
-        for message in row.messages
-    ]
-    turns[0]["value"] = "\n".join([*signs, turns[0]["value"]])
-    written: dict[str, object] = {"id": row.id}
-    if flat:
-        written["image"] = flat[0] if len(flat) == 1 else flat
-    if volumes:
-        written["image3d"] = volumes
-    written["conversations"] = turns
-    plain: dict[str, object] = json.loads(jsonl.dump_row(row))
-    del plain["messages"]
-    return written | plain
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, whole or not at all; it ends with a line break."""
+    temporary = aside(path)
+    try:
+        write_lines(temporary, [text])
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

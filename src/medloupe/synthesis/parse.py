@@ -54,10 +54,9 @@ _REFUSAL: Final = re.compile(
 
 
 class Reading(Config):
-    """The turns of an answer; `form` is how they were written, `note` what was left out, if anything."""
+    """The turns of an answer; `note` says what was left out, if anything."""
 
     turns: tuple[Turn, ...]
-    form: str
     note: str = ""
 
 
@@ -100,12 +99,12 @@ def _start(text: str) -> str:
 def _from_json(text: str) -> Reading | None:
     """Turns from the first JSON value that holds some, else from whole objects of a broken one."""
     fault: SynthesisError | None = None
-    for form, candidate in _candidates(text):
+    for candidate in _candidates(text):
         values = list(_values(candidate))
         # Turn after turn without a list around them, or one value that holds them all.
         bare = tuple(turn for turn in map(_turn_of, values) if turn is not None)
         if bare:
-            return Reading(turns=bare, form=form)
+            return Reading(turns=bare)
         for value in values:
             try:
                 found = tuple(_turns_in(value))
@@ -113,11 +112,11 @@ def _from_json(text: str) -> Reading | None:
                 fault = fault or error
                 continue
             if found:
-                return Reading(turns=found, form=form)
+                return Reading(turns=found)
     rescued = _rescued(text)
     if rescued:
         note = f"the JSON is broken or cut off; {len(rescued)} whole turns were kept"
-        return Reading(turns=rescued, form="json", note=note)
+        return Reading(turns=rescued, note=note)
     if fault is not None:
         raise fault
     if re.match(r"(?:```\w*\s*)?[{\[]", text) and not _LABEL.search(text):
@@ -125,10 +124,10 @@ def _from_json(text: str) -> Reading | None:
     return None
 
 
-def _candidates(text: str) -> Iterator[tuple[str, str]]:
+def _candidates(text: str) -> Iterator[str]:
     for match in _FENCE.finditer(text):
-        yield "json in a code fence", match[1]
-    yield "json", text
+        yield match[1]
+    yield text
 
 
 def _values(text: str) -> Iterator[Any]:
@@ -303,7 +302,7 @@ def _from_labels(text: str) -> Reading | None:
             parts.pop()
         note = "the last question has no answer and was left out"
     turns = tuple(_paired(parts))
-    return Reading(turns=turns, form="labelled lines", note=note) if turns else None
+    return Reading(turns=turns, note=note) if turns else None
 
 
 def _paired(parts: list[tuple[str, str]]) -> Iterator[Turn]:
@@ -333,7 +332,7 @@ def _from_numbers(text: str) -> Reading | None:
                 continue
             return None
         turns.append(Turn(question=_clean(question) + sign, answer=_clean(answer)))
-    return Reading(turns=tuple(turns), form="numbered lines", note=note) if turns else None
+    return Reading(turns=tuple(turns), note=note) if turns else None
 
 
 def _clean(text: str) -> str:

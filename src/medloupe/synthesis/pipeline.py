@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import Literal
 
 from medloupe.config import Config
-from medloupe.data.dataset import DatasetCard, Progress
-from medloupe.errors import DataError
+from medloupe.data.dataset import CARD_FILE, DatasetCard, Progress
+from medloupe.errors import ConfigError, DataError
 from medloupe.synthesis.asking import Asking, Halt, most_used
 from medloupe.synthesis.config import SynthesisConfig
 from medloupe.synthesis.guard import flags, refuse_external
-from medloupe.synthesis.journal import Journal, Notes, Use, refuse_changed
-from medloupe.synthesis.judging import OUTCOMES_FILE, Judge, OutcomeFiles, Tally
+from medloupe.synthesis.journal import JOURNAL_FILE, Journal, Notes, Use, refuse_changed
+from medloupe.synthesis.judging import OUTCOMES_FILE, Judge, OutcomeFiles, Tally, write_whole
 from medloupe.synthesis.page import write_sample_page
-from medloupe.synthesis.parse import parse
 from medloupe.synthesis.prompts import prompt_set
+from medloupe.synthesis.ray import open_on_ray, stays_here
 from medloupe.synthesis.teachers import Teacher, TeacherConfig
 from medloupe.synthesis.types import (
     Outcome,
@@ -122,14 +122,19 @@ def synthesize(
     with this process.
 
     Raises:
-        ConfigError: the config is not the one the folder was begun with, or a key is not set.
+        ConfigError: the config is not the one the folder was begun with, `out` holds a data set of another
+            making or the source, a price is missing that `limits.cost` needs, or a key is not set.
         DataError: a source row is broken, or an id occurs twice.
         SynthesisError: the agreement of the source forbids a teacher, `agree` says no, the teachers
             cannot be used, or no row at all was accepted. What was answered stays in the journal.
     """
     card = config.source.card()
+    _refuse_out(out, config.source.path)
+    _refuse_unpriced(config)
+    here = engine == "local" or stays_here(address)
+    local = frozenset(teacher.called for teacher in config.teachers if here and teacher.is_local)
     for teacher in config.teachers:
-        if not teacher.is_local:
+        if teacher.called not in local:
             refuse_external(card, teacher.called, config.permission)
     prompts = prompt_set(config.prompts)
     out.mkdir(parents=True, exist_ok=True)
@@ -137,7 +142,7 @@ def synthesize(
         refuse_changed(journal, config.fixed() | {"prompt_hash": prompts.hash})
         if config.limits.retry_failed:
             journal.forget_failures()
-        run = _Run(config, out, prompts, journal, progress)
+        run = _Run(config, out, prompts, journal, progress, local=local)
         estimate = run.survey()
         halt = None
         if estimate.requests:
@@ -161,8 +166,45 @@ def synthesize(
     return account
 
 
+def _refuse_out(out: Path, source: Path) -> None:
+    """See that nothing is written over what synthesis has not made.
+
+    Raises:
+        ConfigError: `out` holds a data set without a journal, or the source.
+    """
+    read = source.resolve()
+    if out.resolve() in (read, *read.parents):
+        raise ConfigError(
+            "the source lies in the folder that is to be written",
+            file=str(source),
+            field="source.path",
+            remedy="Choose another --out",
+        )
+    if (out / CARD_FILE).exists() and not (out / JOURNAL_FILE).exists():
+        raise ConfigError(
+            "the folder holds a data set that synthesize has not written",
+            file=str(out),
+            remedy="Choose another --out",
+        )
+
+
+def _refuse_unpriced(config: SynthesisConfig) -> None:
+    """A teacher without a price would count as free.
+
+    Raises:
+        ConfigError: `limits.cost` is set, and a teacher that is not local has no price.
+    """
+    for number, teacher in enumerate(config.teachers):
+        if config.limits.cost is not None and teacher.price is None and not teacher.is_local:
+            raise ConfigError(
+                f"limits.cost needs the price of teacher {teacher.called!r}",
+                field=f"teachers.{number}.price",
+                remedy="State prompt and completion, each per million tokens; or limit tokens or requests",
+            )
+
+
 class _Run:
-    """One sitting."""
+    """One sitting. `local` names the teachers to which nothing leaves."""
 
     def __init__(
         self,
@@ -171,9 +213,11 @@ class _Run:
         prompts: PromptSet,
         journal: Journal,
         progress: Progress,
+        *,
+        local: frozenset[str],
     ) -> None:
         self._config, self._out, self._prompts = config, out, prompts
-        self._journal, self._progress = journal, progress
+        self._journal, self._progress, self._local = journal, progress, local
         self._rows = 0
 
     def survey(self) -> Estimate:
@@ -195,7 +239,7 @@ class _Run:
                     )
                 digest.update(row.to_json().encode() + b"\n")
                 teacher = config.teacher_of(row.id)
-                if not teacher.is_local:
+                if teacher.called not in self._local:
                     refuse_external(row, teacher.called, config.permission)
                 flagged += bool(flags(row))
                 if self._withheld(row) is not None:
@@ -213,7 +257,17 @@ class _Run:
             withheld=withheld,
             flagged=flagged,
             lost=journal.lost,
-            teachers=tuple(_estimate(t, left[t.called]) for t in config.teachers),
+            teachers=tuple(self._estimate(t, left[t.called]) for t in config.teachers),
+        )
+
+    def _estimate(self, teacher: TeacherConfig, use: Use) -> TeacherEstimate:
+        return TeacherEstimate(
+            teacher=teacher.called,
+            local=teacher.called in self._local,
+            requests=use.requests,
+            prompt_tokens=use.prompt_tokens,
+            completion_tokens=use.completion_tokens,
+            cost=_cost(teacher, use),
         )
 
     def _refuse_other_rows(self, digest: str) -> None:
@@ -244,7 +298,7 @@ class _Run:
         """Every file from the journal."""
         notes, files = Notes(), OutcomeFiles(self._out)
         try:
-            tally, judge = Tally(notes), Judge(self._config, self._prompts, parse, notes)
+            tally, judge = Tally(notes), Judge(self._config, self._prompts, notes)
             for place, row in enumerate(self._config.source.rows()):
                 result = self._withheld(row) or self._journal.result(place)
                 if result is not None:
@@ -253,9 +307,8 @@ class _Run:
                     tally.without_llava += not files.write(row, outcome)
                 self._progress("judge", place + 1, self._rows)
             account = self._account(tally, halt)
-            (self._out / CONFIG_FILE).write_text(self._config.to_yaml(), encoding="utf-8")
-            account_text = account.model_dump_json(indent=2) + "\n"
-            (self._out / ACCOUNT_FILE).write_text(account_text, encoding="utf-8")
+            write_whole(self._out / CONFIG_FILE, self._config.to_yaml().rstrip("\n"))
+            write_whole(self._out / ACCOUNT_FILE, account.model_dump_json(indent=2))
             files.publish(self._card(card, tally, account) if tally.accepted else None)
         finally:
             files.discard()
@@ -267,7 +320,8 @@ class _Run:
         """Why a row is not to be asked, decided by the row alone."""
         if not (row.text.strip() or row.labels or row.boxes or any(row.sections.values())):
             return Rejection(filter="source", reason="there is no text, no label and no box")
-        if self._config.flagged == "withhold" and not self._config.teacher_of(row.id).is_local:
+        teacher = self._config.teacher_of(row.id).called
+        if self._config.flagged == "withhold" and teacher not in self._local:
             found = flags(row)
             if found:
                 return Rejection(filter="guard", reason=f"holds {'; '.join(found)}")
@@ -326,8 +380,7 @@ class _Run:
             leak=source.leak,
             notes=(
                 f"teachers: {said}",
-                f"prompt set {self._config.prompts}, hash {self._prompts.hash}, examples "
-                f"{self._prompts.few_shot}",
+                f"prompt set {self._config.prompts}, hash {self._prompts.hash}",
             ),
         )
 
@@ -338,17 +391,6 @@ def read_outcomes(folder: Path) -> Iterator[tuple[SourceRow, Outcome]]:
         for line in lines:
             data = json.loads(line)
             yield SourceRow.parse(data["row"]), Outcome.parse(data["outcome"])
-
-
-def _estimate(teacher: TeacherConfig, use: Use) -> TeacherEstimate:
-    return TeacherEstimate(
-        teacher=teacher.called,
-        local=teacher.is_local,
-        requests=use.requests,
-        prompt_tokens=use.prompt_tokens,
-        completion_tokens=use.completion_tokens,
-        cost=_cost(teacher, use),
-    )
 
 
 def _cost(teacher: TeacherConfig, use: Use) -> float | None:
@@ -367,7 +409,5 @@ def _opened(
     """The teachers that are needed; a missing key or package is found before anything is sent."""
     needed = [teacher for teacher in config.teachers if teacher.called in names]
     if engine == "ray":
-        from medloupe.synthesis.ray import open_on_ray
-
         return open_on_ray(needed, workers=workers, address=address)
     return {teacher.called: teacher.open() for teacher in needed}

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medloupe.errors import ConfigError, MedLoupeError, MissingExtraError
+from medloupe.synthesis.guard import is_local
 from medloupe.synthesis.teachers.base import Answer, Failure, Teacher, TeacherConfig
 from medloupe.synthesis.types import ChatMessage
 
@@ -71,7 +72,8 @@ class _Cluster:
         self._users -= 1
         if self._users:
             return
-        await asyncio.gather(*(actor.close.remote() for actor in self._actors))
+        closing = (actor.close.remote() for actor in self._actors)
+        await asyncio.gather(*closing, return_exceptions=True)  # one may be dead
         for actor in self._actors:
             self.ray.kill(actor)
         if self._ours:
@@ -90,6 +92,13 @@ class _RayTeacher(Teacher):
 
     async def close(self) -> None:
         await self._cluster.leave()
+
+
+def stays_here(address: str | None) -> bool:
+    """Whether the cluster at `address` (or `RAY_ADDRESS`) is on this machine or network: where it is not,
+    whatever its actors are sent has left."""
+    named = address or os.environ.get("RAY_ADDRESS") or "auto"
+    return named in ("auto", "local") or is_local(f"http://{named.rpartition('://')[2]}")
 
 
 def open_on_ray(

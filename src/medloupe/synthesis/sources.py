@@ -42,7 +42,7 @@ class SourceConfig(Config):
     file's folder).
 
     The rest is put in the place of what rows do not say; `kind`, `language`, `licence` and `access` also
-    over what they say.
+    over what they say. A row that states no language is Chinese if its text, sections or labels hold some.
     """
 
     path: Path
@@ -138,10 +138,13 @@ class SourceConfig(Config):
 
     def _completed(self, row: SourceRow, card: DatasetCard) -> SourceRow:
         """The row with what the config and the card say, and images where they lie."""
-        chinese = bool(_CHINESE.search(row.text))
+        language = row.language
+        if "language" not in row.model_fields_set:
+            texts = "\n".join((row.text, *row.sections.values(), *row.labels))
+            language = "zh" if _CHINESE.search(texts) else "en"
         return row.model_copy(
             update={
-                "language": self.language or ("zh" if chinese else row.language),
+                "language": self.language or language,
                 "licence": self.licence
                 if self.licence is not None
                 else row.licence or card.licence,
@@ -209,7 +212,7 @@ def _of_conversation(row: Conversation) -> dict[str, Any]:
         "kind": "report" if row.task == "report" else "caption",
         "text": text,
         "boxes": boxes,
-        "language": row.language,
+        **({"language": row.language} if "language" in row.model_fields_set else {}),
         **_shared(row, row.images, row.attributes),
     }
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from medloupe.config import Config
@@ -96,7 +97,7 @@ def domain_table(counts: Sequence[DomainCount]) -> Table:
     cells = {(count.source, count.domain): count for count in counts}
     for source in dict.fromkeys(count.source for count in counts):
         own = [cells.get((source, domain)) for domain in domains]
-        table.add_row(f"[bold]{_escaped(source)}[/]")
+        table.add_row(f"[bold]{escape(source)}[/]")
         table.add_row("  images", *_numbers([cell.images if cell else 0 for cell in own]))
         table.add_row("  turns", *_numbers([cell.turns if cell else 0 for cell in own]))
     return table
@@ -104,10 +105,6 @@ def domain_table(counts: Sequence[DomainCount]) -> Table:
 
 def _numbers(values: Sequence[int]) -> list[str]:
     return [f"{value:,}" for value in (*values, sum(values))]
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", r"\[")
 
 
 def _ordered(turns: Counter[tuple[str, str]]) -> list[str]:

@@ -4,7 +4,7 @@ A prompt set says what a teacher is sent, `parse` reads what came back, filters 
 knows them by the protocols below, and takes them from
 
 - `prompts.prompt_set(name: str) -> PromptSet` and `prompts.PROMPT_SETS` (names);
-- `parse.parse: Parser`;
+- `parse.parse(text: str, row: SourceRow) -> Draft`;
 - `Filter.table`, with `filters.DEFAULT_FILTERS` where a config names none;
 - `guard.refuse_external(card: DatasetCard | SourceRow, teacher: str, permission: str) -> None`, which
   raises `SynthesisError` where the source's agreement forbids a teacher elsewhere and no permission is
@@ -129,8 +129,8 @@ class Seen(Protocol):
         ...
 
 
-class PromptSet(Protocol):
-    """How a row is put to a teacher."""
+class RowPrompts(Protocol):
+    """How rows of one kind and language are put to a teacher."""
 
     @property
     def hash(self) -> str:
@@ -151,10 +151,17 @@ class PromptSet(Protocol):
         ...
 
 
-class Parser(Protocol):
-    """`parse(text, row)`; raises `SynthesisError` where no turns can be read."""
+class PromptSet(Protocol):
+    """What a config's `prompts` names: for each row the prompts that are used for it."""
 
-    def __call__(self, text: str, row: SourceRow) -> Draft: ...
+    @property
+    def hash(self) -> str:
+        """Hex digest over everything that decides the messages of any row."""
+        ...
+
+    def of(self, row: SourceRow) -> RowPrompts:
+        """The prompts of a row: their hash, examples, messages and schema."""
+        ...
 
 
 class Filter(ComponentConfig):

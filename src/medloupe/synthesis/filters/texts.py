@@ -20,10 +20,11 @@ _END: Final = re.compile(
 
 def source_text(row: SourceRow) -> str:
     """Everything the source says, one statement a line."""
-    return "\n".join(part for part in _parts(row) if part.strip())
+    return "\n".join(part for part in parts(row) if part.strip())
 
 
-def _parts(row: SourceRow) -> Iterator[str]:
+def parts(row: SourceRow) -> Iterator[str]:
+    """Each text of a row, whatever field it stands in."""
     yield row.text
     yield from row.mentions
     yield from row.sections.values()
@@ -45,8 +46,8 @@ def sentences(text: str) -> list[str]:
     What goes on for longer than `LONGEST` characters without an end is cut there: no sentence is so long,
     and the cost of reading one grows faster than its length.
     """
-    parts = [part.strip() for part in _END.split(text) if part.strip()]
-    return [part[at : at + LONGEST] for part in parts for at in range(0, len(part), LONGEST)]
+    whole = [part.strip() for part in _END.split(text) if part.strip()]
+    return [part[at : at + LONGEST] for part in whole for at in range(0, len(part), LONGEST)]
 
 
 def has_chinese(text: str) -> bool:

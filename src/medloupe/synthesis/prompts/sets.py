@@ -21,7 +21,15 @@ from pydantic import Field
 from medloupe.config import Config, read_yaml
 from medloupe.errors import ConfigError, did_you_mean
 from medloupe.synthesis.prompts.layout import Words, laid_out
-from medloupe.synthesis.types import ChatMessage, Kind, PromptSet, SourceRow, SynthesisError, Turn
+from medloupe.synthesis.types import (
+    ChatMessage,
+    Kind,
+    PromptSet,
+    RowPrompts,
+    SourceRow,
+    SynthesisError,
+    Turn,
+)
 from medloupe.types import Box, Language
 
 KINDS: Final[tuple[Kind, ...]] = ("caption", "report", "labels", "pair")
@@ -53,7 +61,6 @@ class PromptFile(Config):
 
     kind: Kind
     language: Language
-    origin: str = ""
     task: str = Field(min_length=1)
     rules: tuple[str, ...] = Field(min_length=1)
     form: str = Field(min_length=1)
@@ -64,7 +71,7 @@ class PromptFile(Config):
     examples: str
 
 
-class FilePrompts(PromptSet):
+class FilePrompts(PromptSet, RowPrompts):
     """The prompt set of one file: rows of one kind, in one language."""
 
     def __init__(self, name: str, file: PromptFile, examples: Sequence[Example]) -> None:
@@ -76,10 +83,13 @@ class FilePrompts(PromptSet):
 
     @cached_property
     def hash(self) -> str:
-        probes = [self._lines(row) for row in _probes(self.file.language)]
+        probes = [self._lines(row) for row in _probes(self.file)]
         shaped = [self._fixed(), probes, self.schema()]
         text = json.dumps(shaped, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def of(self, row: SourceRow) -> FilePrompts:  # noqa: ARG002
+        return self
 
     def messages(self, row: SourceRow) -> list[ChatMessage]:
         """System prompt, examples, row.
@@ -117,8 +127,6 @@ class FilePrompts(PromptSet):
 class AutoPrompts(PromptSet):
     """For each row the set of its kind and language."""
 
-    few_shot = "auto"
-
     def __init__(self) -> None:
         loaded = [_packaged(name) for name in _NAMES if "llava_med" not in name]
         self._sets: Mapping[tuple[Kind, Language], FilePrompts] = {
@@ -130,12 +138,8 @@ class AutoPrompts(PromptSet):
         text = ",".join(prompts.hash for _, prompts in sorted(self._sets.items()))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def messages(self, row: SourceRow) -> list[ChatMessage]:
-        return self._sets[row.kind, row.language].messages(row)
-
-    def schema(self) -> dict[str, Any]:
-        files = [prompts.file for prompts in self._sets.values()]
-        return answer_schema(min(file.fewest for file in files), max(file.most for file in files))
+    def of(self, row: SourceRow) -> FilePrompts:
+        return self._sets[row.kind, row.language]
 
 
 def prompt_set(name: str) -> PromptSet:
@@ -204,10 +208,11 @@ def _examples(data: Any, file: str) -> list[Example]:
     return [Example.parse(item, file=file) for item in data]
 
 
-def _probes(language: Language) -> list[SourceRow]:
+def _probes(file: PromptFile) -> list[SourceRow]:
     """Made-up rows that reach every line of the layout: a change of layout changes the hash."""
     box = Box(label="Lung_nodule", x1=10, y1=20, x2=30, y2=60, words=("small",))
     sections = {"findings": "F.", "impression": "I.", "prior": "P."}
+    sections |= dict.fromkeys(file.words.sections, "S.")
     return [
         SourceRow(
             id="probe",
@@ -219,7 +224,7 @@ def _probes(language: Language) -> list[SourceRow]:
             boxes=(box, box, box.model_copy(update={"label": "Mass"})),
             modality="x-ray",
             anatomy="chest",
-            language=language,
+            language=file.language,
         )
         for kind in KINDS
         for named in ({}, sections)

@@ -12,7 +12,11 @@ from medloupe.synthesis.types import ChatMessage
 
 VERSION = "2023-06-01"
 _TOOL = "write_conversation"
-_FINISH: Mapping[str, Finish] = {"max_tokens": "length", "refusal": "refusal"}
+_FINISH: Mapping[str, Finish] = {
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "refusal": "refusal",
+}
 
 
 class AnthropicTeacherConfig(HttpTeacherConfig):
@@ -74,7 +78,7 @@ class AnthropicTeacher(HttpTeacher):
         async for event in events:
             kind = event["type"]
             if kind == "error":
-                raise StreamError(f"the endpoint reports {str(event['error'])[:300]}")
+                raise StreamError(f"the endpoint reports {event['error']}")
             if kind == "message_start":
                 model, usage = event["message"]["model"], dict(event["message"]["usage"])
             elif kind == "content_block_delta":

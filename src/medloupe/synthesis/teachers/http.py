@@ -34,6 +34,7 @@ _REFUSED_FORM = re.compile(
 )
 _NO_CREDIT = re.compile("insufficient_quota|billing|credit balance", re.I)
 _ENVIRONMENT = re.compile("[A-Za-z_][A-Za-z0-9_]*")
+_KEY = re.compile("[!-~]+")  # what a header may hold
 _SHOWN = 300
 
 
@@ -88,7 +89,7 @@ class HttpTeacherConfig(TeacherConfig, abc.ABC):
         """The key, "" where none is needed.
 
         Raises:
-            ConfigError: the variable is not set.
+            ConfigError: the variable is not set, or holds what cannot be a key.
         """
         if not self.key_env:
             return ""
@@ -99,6 +100,13 @@ class HttpTeacherConfig(TeacherConfig, abc.ABC):
                 "not set",
                 field="teachers.key_env",
                 remedy=f"export {self.key_env}=... before the command (with Ray, on every machine)",
+            )
+        if not _KEY.fullmatch(key):  # never quoted
+            raise ConfigError(
+                f"the environment variable {self.key_env} of teacher {self.called!r} holds spaces, line "
+                "breaks or signs that are not ASCII, which no key does",
+                field="teachers.key_env",
+                remedy="Copy the key alone, without quotes or words around it",
             )
         return key
 
@@ -118,8 +126,6 @@ class HttpTeacher(Teacher):
     on: `forms` are the ways to ask for it, strictest first, the last one "none".
     """
 
-    forms: ClassVar[tuple[str, ...]] = ("none",)
-
     def __init__(self, config: HttpTeacherConfig, *, forms: tuple[str, ...]) -> None:
         try:
             import httpx
@@ -131,6 +137,10 @@ class HttpTeacher(Teacher):
         self._forms = forms
         self._client = httpx.AsyncClient(
             headers={"User-Agent": "medloupe", **self.headers(self._key)},
+            # The guard took it for local by its addresses: no proxy may stand between. Certificates of
+            # the environment count all the same.
+            trust_env=not config.is_local,
+            verify=httpx.create_ssl_context(),
             timeout=httpx.Timeout(config.timeout, connect=min(30.0, config.timeout)),
             # How many may be open is the asker's business; here only idle ones are kept.
             limits=httpx.Limits(max_keepalive_connections=config.concurrency),
@@ -202,26 +212,31 @@ class HttpTeacher(Teacher):
             answer = self.whole(json.loads(await response.aread()))
         else:
             raise StreamError(f"content type {kind!r} is neither JSON nor an event stream")
-        return answer.model_copy(update={"text": self._clean(answer.text)})
+        cleaned = {"text": self._clean(answer.text), "model": self._clean(answer.model)}
+        return answer.model_copy(update=cleaned)
 
     def _refusal(self, response: httpx.Response, body: bytes) -> Failure:
         status, text = response.status_code, body.decode(errors="replace").strip()
-        reason = f"HTTP {status}: {text[:_SHOWN]}"
+        reason = f"HTTP {status}: {text}"
         if status == 402 or (status in (400, 403, 429) and _NO_CREDIT.search(text)):
             return self._failure("stop", reason)
         if status in _RETRIED or status >= 500:
             return self._failure("retry", reason, wait=_wait(response.headers))
         if status in (400, 422):
             kind = _FormRefusedFailure if _REFUSED_FORM.search(text) else Failure
-            return kind(scope="row", reason=self._clean(reason))
+            return kind(scope="row", reason=self._shown(reason))
         return self._failure("row" if status == 413 else "stop", reason)
 
     def _failure(
         self, scope: str, reason: str, *, wait: float | None = None, paid: bool = False
     ) -> Failure:
         return Failure.parse(
-            {"scope": scope, "reason": self._clean(reason), "wait": wait, "paid": paid}
+            {"scope": scope, "reason": self._shown(reason), "wait": wait, "paid": paid}
         )
+
+    def _shown(self, text: str) -> str:
+        """The start of a reason; a key is cut out before anything could cut it in two."""
+        return self._clean(text)[:_SHOWN]
 
     def _clean(self, text: str) -> str:
         return text.replace(self._key, "[key]") if self._key else text

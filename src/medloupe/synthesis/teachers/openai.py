@@ -119,4 +119,4 @@ def _constraint(schema: Mapping[str, Any] | None, form: str) -> dict[str, Any]:
 def _refuse_error(data: Any) -> None:
     """Some routers put an error into a body with status 200."""
     if data.get("error"):
-        raise StreamError(f"the endpoint reports {str(data['error'])[:300]}")
+        raise StreamError(f"the endpoint reports {data['error']}")
