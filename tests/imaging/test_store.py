@@ -409,6 +409,25 @@ def test_processes_fill_a_store(tmp_path):
     assert caught.value.fault.file == str(tmp_path / "5.png")
 
 
+@pytest.mark.parametrize("limit", [0, 1 << 20])
+def test_volumes_go_to_workers_where_there_are_many_bytes_of_them(tmp_path, monkeypatch, limit):
+    refs = [ImageRef(uri=f"{seed}.npy", kind="volume") for seed in range(3)]
+    for seed, ref in enumerate(refs):
+        np.save(tmp_path / ref.uri, np.random.default_rng(seed).random((2, 8, 8), np.float32))
+        (tmp_path / f"{seed}.json").write_text(json.dumps({"spacing": [1, 1, 1], "units": "HU"}))
+    parallel = []
+
+    def in_workers(work, jobs, workers, *, died, serial, chunksize):
+        parallel.append(len(jobs) > serial)
+        return map(work, jobs)
+
+    monkeypatch.setattr(store_module, "in_workers", in_workers)
+    monkeypatch.setattr(store_module, "SERIAL_BYTES", limit)
+    store = DecodedStore(tmp_path / "s")
+    store.fill(refs, tmp_path, SMALL, workers=2)
+    assert parallel == [limit == 0]
+
+
 def test_a_store_that_is_full_is_filled_no_further(tmp_path):
     refs = [picture(tmp_path, seed, f"{seed}.png") for seed in range(40)]
     one = SMALL.display(read_ref(refs[0], tmp_path)).nbytes

@@ -36,7 +36,7 @@ from medloupe.imaging.blobs import Blob, BlobLog
 from medloupe.imaging.files import folder_files, sha256_file, sha256_folder, unreadable
 from medloupe.imaging.read import NPY, NRRD, check_sha256, read_ref
 from medloupe.imaging.views import Arrays, ViewTransform, is_plane
-from medloupe.imaging.workers import SERIAL, SERIAL_VOLUMES, Progress, counted, in_workers
+from medloupe.imaging.workers import SERIAL, SERIAL_BYTES, Progress, counted, in_workers
 from medloupe.types import ImageRef, MedicalImage, VoiTable
 
 # Everything whose version may change a decoded value.
@@ -163,8 +163,11 @@ class DecodedStore:
             file=str(root),
         )
         work = partial(_make_view, self, root, transform)
-        has_volumes = any(ref.kind == "volume" for ref in wanted)
-        few, chunk = (SERIAL_VOLUMES, 1) if has_volumes else (SERIAL, 16)
+        volumes = [root / ref.uri for ref in wanted if ref.kind == "volume"]
+        if volumes:
+            few, chunk = 0 if _bytes(volumes) > SERIAL_BYTES else len(wanted), 1
+        else:
+            few, chunk = SERIAL, 16
         made = in_workers(work, wanted, workers, died=died, serial=few, chunksize=chunk)
         for kept in counted(made, "read images", len(wanted), progress):
             if not kept:
@@ -261,6 +264,11 @@ class DecodedStore:
 
 def _make_view(store: DecodedStore, root: Path, transform: ViewTransform, ref: ImageRef) -> bool:
     return store._kept_view(ref, root, transform)[1]
+
+
+def _bytes(paths: Iterable[Path]) -> int:
+    files = (file for path in paths for file in (folder_files(path) if path.is_dir() else [path]))
+    return sum(file.stat().st_size for file in files)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

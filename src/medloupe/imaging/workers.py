@@ -15,9 +15,9 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 Progress = Callable[[str, int, int], None]
 
-# Up to this many files, or volumes, starting workers takes longer than reading.
+# Up to this many files, or bytes of volumes, starting workers takes longer than reading.
 SERIAL: Final = 64
-SERIAL_VOLUMES: Final = 4
+SERIAL_BYTES: Final = 2**27
 
 
 def in_workers(
