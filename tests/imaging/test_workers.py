@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,26 @@ def test_a_worker_that_ends_is_the_error_it_was_told() -> None:
 def test_an_error_of_the_work_is_no_death() -> None:
     with pytest.raises(FileNotFoundError):
         list(in_workers(os.stat, ["/no/such/file"] * MANY, 2, died=DIED))
+
+
+def test_workers_of_a_killed_process_end_with_it() -> None:
+    script = (
+        "import time\n"
+        "from medloupe.imaging.workers import worker_pool\n"
+        "if __name__ == '__main__':\n"
+        "    with worker_pool(1) as pool:\n"
+        "        import os; print(pool.submit(os.getpid).result(), flush=True)\n"
+        "        pool.submit(time.sleep, 600); time.sleep(600)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        os.kill(worker, 0)  # it is there
+        parent.kill()
+        # the pipe closes when the last process that holds it has ended
+        assert parent.communicate(timeout=60) == ("", None)
 
 
 def test_counting_tells_each_before_it_is_passed_on() -> None:

@@ -8,10 +8,9 @@ makes only the shards that are not there.
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from medloupe.data.shards.read import ShardedDataset, save
 from medloupe.data.shards.write import ShardJob, make_shard
 from medloupe.errors import DataError, Fault, MissingExtraError
 from medloupe.imaging.files import folder_files
+from medloupe.imaging.workers import worker_pool
 from medloupe.types import Conversation, ImageRef, Record, Split
 
 Engine = Literal["local", "ray"]
@@ -250,10 +250,8 @@ def _locally(jobs: Sequence[ShardJob], workers: int | None) -> Iterator[Fault | 
     if workers <= 1 or _in_this_process(jobs):
         yield from map(make_shard, jobs)
         return
-    # Spawned, not forked: a fork of a process in which torch runs threads can hang.
-    context = multiprocessing.get_context("spawn")
     waiting = iter(jobs)
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with worker_pool(workers) as pool:
         running = {pool.submit(make_shard, job) for job in _taken(waiting, workers * _AHEAD)}
         try:
             while running:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -40,15 +41,38 @@ def in_workers(
     if workers == 1 or len(jobs) <= serial:
         yield from map(work, jobs)
         return
-    # Spawned, not forked: a fork of a process in which torch runs threads can hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with worker_pool(workers) as pool:
         try:
             yield from pool.map(work, jobs, chunksize=chunksize)
         except BrokenProcessPool as error:
             raise died from error
         finally:  # whoever stops listening wants no more of it
             pool.shutdown(cancel_futures=True)
+
+
+def worker_pool(
+    workers: int, begin: Callable[..., object] | None = None, *args: object
+) -> ProcessPoolExecutor:
+    """Processes that first run `begin(*args)`, and end with this one, also where it is killed.
+
+    They are spawned, not forked: a fork of a process in which torch runs threads can hang.
+    """
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, context, _begin, (begin, args))
+
+
+def _begin(begin: Callable[..., object] | None, args: tuple[object, ...]) -> None:
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    if begin is not None:
+        begin(*args)
+
+
+def _leave_with_parent() -> None:
+    """A worker of a killed process would finish its job for nobody, and then wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "only workers run this"
+    parent.join()
+    os._exit(1)
 
 
 def counted(

@@ -18,12 +18,11 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from filelock import FileLock, Timeout
 from medloupe.data.dataset import Dataset, Progress
 from medloupe.errors import ConfigError
 from medloupe.evaluate.log import read_log
+from medloupe.imaging.workers import worker_pool
 from medloupe.models.features import FeatureStore
 from medloupe.recipes import run
 from medloupe.recipes.config import RunConfig
@@ -115,10 +115,7 @@ class Reproduction:
         threads = max((os.cpu_count() or 1) // self.processes, 1)
         running: dict[Future[float], Job] = {}
         failed: BaseException | None = None
-        context = get_context("spawn")
-        with ProcessPoolExecutor(
-            self.processes, context, torch.set_num_threads, (threads,)
-        ) as pool:
+        with worker_pool(self.processes, torch.set_num_threads, threads) as pool:
             while waiting or running:
                 ready = [
                     job for job in waiting if self._can_begin(job, [*waiting, *running.values()])

@@ -9,10 +9,8 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
-import multiprocessing
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +28,7 @@ from medloupe.data.datasets.starter.series import draw_series, plan
 from medloupe.data.datasets.starter.volume_series import draw_volume_series, plan_volumes
 from medloupe.data.datasets.starter.volumes import Solid, Volume, draw_volume
 from medloupe.errors import DataError
+from medloupe.imaging.workers import worker_pool
 from medloupe.types import Box, ImageRef, Record, Split
 
 if TYPE_CHECKING:
@@ -84,9 +83,7 @@ def _made(
         return
     with tempfile.TemporaryDirectory() as folder:
         template.save(Path(folder))
-        with ProcessPoolExecutor(
-            workers, multiprocessing.get_context("spawn"), _open_template, (Path(folder),)
-        ) as pool:
+        with worker_pool(workers, _open_template, Path(folder)) as pool:
             yield from pool.map(partial(_make_patient, config, out), patients, chunksize=2)
 
 
