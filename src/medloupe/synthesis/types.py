@@ -176,6 +176,7 @@ class Filter(ComponentConfig):
         "numbers": "medloupe.synthesis.filters.numbers:Numbers",
         "dates": "medloupe.synthesis.filters.dates:Dates",
         "names": "medloupe.synthesis.filters.names:Names",
+        "unsupported": "medloupe.synthesis.filters.unsupported:Unsupported",
         "negation": "medloupe.synthesis.filters.negation:Negation",
         "laterality": "medloupe.synthesis.filters.laterality:Laterality",
         "modality": "medloupe.synthesis.filters.modality:Modality",

@@ -16,6 +16,7 @@ DEFAULT_FILTERS: Final = (
     "numbers",
     "dates",
     "names",
+    "unsupported",
     "negation",
     "laterality",
     "modality",
