@@ -28,7 +28,9 @@ from medloupe.imaging.views import ViewTransform
 from medloupe.models.encoders import EncoderConfig
 from medloupe.models.vlm import IMAGE_TOKEN, VisionLanguageModel, VLMConfig
 from medloupe.processing import ImageSource, Processor, ProcessorConfig, collate, pack_branches
+from medloupe.processing.packing import Budget
 from medloupe.train.objectives.base import FrozenFeatures, StageContext
+from medloupe.train.objectives.costs import ImageCosts
 from medloupe.train.objectives.grounding import GroundingObjectiveConfig
 from medloupe.types import Box, Conversation, ImageRef, ModelInput
 
@@ -273,7 +275,12 @@ def test_questions_packed_behind_a_volume(lab: Lab, tiny: ModuleType) -> None:
         say("e", (volume("thin"), "Is there a lesion?"), ("no",)),
     ]
     encoded = [lab.row(row) for row in asked]
-    packed = pack_branches(encoded, image_token_id=lab.processor.image_token_id, max_tokens=4096)
+    packed = pack_branches(
+        encoded,
+        image_token_id=lab.processor.image_token_id,
+        cost_of=ImageCosts(lab.model, lab.processor, lab.images),
+        budget=Budget(),
+    )
     assert [row.ids for row in packed] == [("a", "b", "c"), ("d", "e")]
     loss, gradients = lab.gradients([packed])
     alone, wanted = lab.gradients([[row] for row in encoded])

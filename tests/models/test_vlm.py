@@ -275,6 +275,25 @@ class TestForward:
         by_hand = chances[0, 5, 8] + chances[0, 6, 2] + chances[1, 5, 2]
         torch.testing.assert_close(total, -by_hand, **CLOSE)
 
+    def test_logits_are_made_for_label_tokens_alone(self, make_model, pixels) -> None:
+        """Not for columns in which another row has a label."""
+        model = make_model()
+        row = ids([1, *IMAGE_TOKENS, 7, 8, 2], [1, *IMAGE_TOKENS, 7, 8, 2])
+        labels = ids([-100] * 6 + [8, 2], [-100, -100, 5, *[-100] * 5])
+        seen: list[torch.Size] = []
+        model.get_output_embeddings().register_forward_hook(
+            lambda *args: seen.append(args[2].shape)
+        )
+        _, count = model.label_loss(
+            row,
+            labels,
+            torch.arange(8).expand(2, -1),
+            torch.zeros_like(row),
+            model.image_tokens(plain_images(pixels)),
+        )
+        assert count == 3
+        assert seen == [(3, 98)]
+
     def test_half_precision_language_model_with_a_float_encoder(self, make_model, pixels) -> None:
         model = make_model()
         model.language_model.to(torch.bfloat16)

@@ -12,6 +12,7 @@ from medloupe.imaging.transforms import ImageTransform
 from medloupe.models.vlm import IMAGE_TOKEN
 from medloupe.processing import Processor, ProcessorConfig, collate, pack_branches
 from medloupe.processing.formats import FORMATS
+from medloupe.processing.packing import Budget, Cost
 from medloupe.processing.processor import _last_shared
 from medloupe.types import Conversation, ImageLayout, ImageLayouts, ImageRef, Message, Text
 
@@ -159,7 +160,12 @@ def test_packed_rows_keep_those_of_their_first_branch(tiny: ModuleType) -> None:
         encode(made, tiny.conversation(name, (image(0), name), ("left",)))
         for name in ("Which side?", "Side, please?")
     ]
-    (packed,) = pack_branches(rows, image_token_id=made.image_token_id, max_tokens=500)
+    (packed,) = pack_branches(
+        rows,
+        image_token_id=made.image_token_id,
+        cost_of=lambda _: Cost(image_tokens=TOKENS),
+        budget=Budget(),
+    )
     assert torch.equal(packed.anchors, rows[0].anchors)
     first = int(packed.anchors[0, 0])
     assert packed.segments[first] == 1

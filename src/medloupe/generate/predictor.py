@@ -23,7 +23,7 @@ from medloupe.errors import ConfigError, MedLoupeError, PromptError
 from medloupe.generate.decode import Branches, Spoken, decode_greedily
 from medloupe.generate.plan import Group, group_rows, plan_batches
 from medloupe.imaging.store import DecodedStore
-from medloupe.models.attention import refuse_unmaskable
+from medloupe.models.attention import mask_plan
 from medloupe.models.vlm import VisionLanguageModel, on_device
 from medloupe.processing import ImageSource, Processor
 from medloupe.types import Conversation, Generation, ImageRef, ModelInput
@@ -263,10 +263,9 @@ def _sees_past_padding(model: VisionLanguageModel) -> bool:
     counts places, not positions) or a recurrent state. Padding before a row harms neither.
     """
     try:
-        refuse_unmaskable(model.language_model.config)
+        return mask_plan(model.language_model).sees_everything
     except ConfigError:
         return False
-    return True
 
 
 @contextmanager

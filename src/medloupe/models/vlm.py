@@ -35,7 +35,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from medloupe.config import trusting_code
 from medloupe.errors import CheckpointError, ConfigError, PromptError
 from medloupe.models.adapters import Adapter, AdapterConfig, Span
-from medloupe.models.attention import branch_mask
+from medloupe.models.attention import BLOCKS, Mask, documents, mask_plan
 from medloupe.models.connectors import Connector, ConnectorConfig
 from medloupe.models.encoders import Encoder, EncoderConfig
 from medloupe.models.language import (
@@ -50,6 +50,7 @@ from medloupe.models.language import (
     quantized_fields,
     require_quantization_of,
 )
+from medloupe.models.logits import chunk_of, head_rule, summed_cross_entropy
 from medloupe.models.low_rank import LowRankConfig, inject, noted_adapters
 from medloupe.types import Anchor, ImageInput, ImageLayouts, Views
 
@@ -410,12 +411,16 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
                 mask = attention_mask if segments is None else segments >= 0
                 anchors = _ends(input_ids, mask, self.config.image_token_id, tokens)
             acting = self._acting_in(input_ids, segments, tokens, self.details(images), anchors)
+        visible: Mask | dict[str | None, Mask] | None = attention_mask
         if segments is not None:
-            attention_mask = self._mask(segments, inputs_embeds.dtype)
+            if position_ids is None:
+                position_ids = torch.arange(segments.shape[1], device=segments.device)[None]
+            positions = position_ids.expand_as(segments)
+            visible = self._mask(segments, positions, inputs_embeds.dtype)
         with acting:
             output = self.language_model(
                 inputs_embeds=inputs_embeds,
-                attention_mask=attention_mask,
+                attention_mask=visible,
                 position_ids=position_ids,
                 **kwargs,
             )
@@ -436,35 +441,53 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
         details: Sequence[torch.Tensor] = (),
         anchors: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, int]:
-        """The summed loss over label tokens and their number; logits are made only where needed.
+        """The summed loss over label tokens and their number; logits are made only for these, and never
+        all at once (`models.logits`).
 
-        A label at position i is predicted from i - 1, except for the first token of a branch, which
-        the last token of the prefix predicts: branches always begin with a prompt, never a label.
+        A label at position i is predicted from i - 1, so no branch and no document begins with one.
         `details` and `anchors` `[N, 2]` are for the adapter, if there is one.
 
         Raises:
             PromptError, ConfigError: the adapter lacks what it reads, or rows share an image that is to
-                see the question.
+                see the question; or the language model cannot be told who sees whom in branches.
         """
         targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE)
-        columns = (targets != IGNORE).any(0).nonzero().squeeze(1)
-        embeddings = self.embed(input_ids, tokens)
+        rows_S, places_S = (targets != IGNORE).nonzero(as_tuple=True)
+        targets_S = targets[rows_S, places_S]
+        text = self.language_model
+        inputs = {
+            "inputs_embeds": self.embed(input_ids, tokens),
+            "attention_mask": self._mask(segments, position_ids, text.dtype),
+            "position_ids": position_ids,
+            "use_cache": False,
+        }
+        rule = head_rule(text)
         with self._acting_in(input_ids, segments, tokens, details, anchors):
-            output = self.language_model(
-                inputs_embeds=embeddings,
-                attention_mask=self._mask(segments, self.language_model.dtype),
-                position_ids=position_ids,
-                logits_to_keep=columns,
-                use_cache=False,
-            )
-        wanted = targets[:, columns]
-        loss = F.cross_entropy(
-            output.logits.float().flatten(0, 1),
-            wanted.flatten(),
-            ignore_index=IGNORE,
-            reduction="sum",
-        )
-        return loss, int((wanted != IGNORE).sum())
+            if rule is None:
+                columns = places_S.unique()
+                logits = text(**inputs, logits_to_keep=columns).logits
+                logits_SV = logits[rows_S, torch.searchsorted(columns, places_S)].float()
+                return F.cross_entropy(logits_SV, targets_S, reduction="sum"), len(targets_S)
+            hidden_BLD = text.base_model(**inputs).last_hidden_state
+        chunk = chunk_of(text.config.get_text_config().vocab_size)
+        head = self.get_output_embeddings()
+        hidden_SD = hidden_BLD[rows_S, places_S]
+        loss = summed_cross_entropy(hidden_SD, targets_S, head, rule, chunk=chunk)
+        return loss, len(targets_S)
+
+    @property
+    def joins_rows(self) -> bool:
+        """Whether unrelated rows are better put one after another than padded: FlexAttention passes over
+        what no row sees. Not on a CPU, where it has no backward and a dense mask costs more than padding,
+        and not for a family without sdpa, which reads padded rows. What was compared with padded rows is
+        the forward pass, on a CPU; the backward has not run on any machine of ours."""
+        return bool(self.language_model.config._attn_implementation == BLOCKS)
+
+    def join_rows(self) -> None:
+        """Let the language model take rows of several documents, where it is on a GPU."""
+        text = self.language_model
+        if self.device.type == "cuda" and text.config._attn_implementation == "sdpa":
+            text.set_attn_implementation(BLOCKS)
 
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(*args, **kwargs)  # type: ignore[misc]
@@ -494,11 +517,16 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
             )
         return self.acting(self.spans(input_ids_BL, tokens, anchors_N2), details)
 
-    def _mask(self, segments_BL: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """A 2D padding mask where rows have no branches (the fast path), else the 4D branch mask."""
-        if int(segments_BL.max()) <= 0:
+    def _mask(
+        self, segments_BL: torch.Tensor, positions_BL: torch.Tensor, dtype: torch.dtype
+    ) -> Mask | dict[str | None, Mask]:
+        """A 2D padding mask where rows have no branches (the fast path), else what the family takes for
+        rows of branches or of several documents."""
+        branched = int(segments_BL.max()) > 0
+        if not branched and int(documents(segments_BL, positions_BL).max()) <= 1:
             return (segments_BL >= 0).long()
-        return branch_mask(segments_BL, dtype)
+        plan = mask_plan(self.language_model)
+        return plan.masks(segments_BL, positions_BL, dtype, blocks=self.joins_rows)
 
 
 def _encoded(encoder: Encoder, images: Sequence[ImageInput]) -> list[ImageInput]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from medloupe.data.dataset import Dataset
-from medloupe.errors import TrainingError
-from medloupe.models.attention import refuse_unmaskable
+from medloupe.errors import ConfigError, TrainingError
+from medloupe.models.attention import mask_plan
 from medloupe.processing import collate, pack_branches
+from medloupe.processing.packing import Budget, Cost, row_cost
 from medloupe.train.objectives.base import (
     FrozenFeatures,
     Micro,
@@ -19,6 +21,7 @@ from medloupe.train.objectives.base import (
     StageContext,
     ease_of,
 )
+from medloupe.train.objectives.costs import ImageCosts
 from medloupe.types import Conversation, ModelInput
 
 
@@ -27,15 +30,29 @@ class LanguageObjectiveConfig(ObjectiveConfig):
 
     `tasks` empty means all. `ranges` keeps rows whose numeric attribute lies in [low, high]; rows
     without the attribute stay.
-    `pack` puts the questions of an image behind one prefix, up to `row_tokens` a row; with an adapter
-    that shows an image the question, each question keeps an image of its own.
+    `pack` puts the questions of an image behind one prefix, as many as `budget` lets into a row: "auto"
+    where the language model can be told that they do not see each other (tried on a narrow copy of it,
+    and said where not), true everywhere or not at all, false nowhere. With an adapter that shows an image
+    the question, each question keeps an image of its own. On a GPU packed rows of a micro-batch stand in
+    one row without padding, and none sees another (FlexAttention).
     """
 
     tasks: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()
     ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)
-    pack: bool = True
-    row_tokens: int = Field(default=1024, ge=1)
+    pack: bool | Literal["auto"] = "auto"
+    budget: Budget = Budget()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, data: Any) -> Any:
+        """Runs that were saved before there was a budget limit tokens alone."""
+        if not isinstance(data, dict) or "row_tokens" not in data:
+            return data
+        tokens = data["row_tokens"]
+        return {name: value for name, value in data.items() if name != "row_tokens"} | {
+            "budget": {"text_tokens": tokens}
+        }
 
     def keeps(self, conversation: Conversation) -> bool:
         """Whether this stage teaches the conversation."""
@@ -77,20 +94,20 @@ class LanguageObjective(Objective):
         kept = config.check(context.dataset, "train.stages.NAME")
         self.taught = {conversation.id: conversation for conversation in kept}
         self.rows = self._encoded(kept, context)
-        if config.pack and self.model.question_dependent:
-            context.progress("not packed: images see their question", 1, 1)
-        elif config.pack:
-            refuse_unmaskable(self.model.language_model.config)
-            self.rows = pack_branches(
-                self.rows,
-                image_token_id=self.processor.image_token_id,
-                max_tokens=config.row_tokens,
-            )
+        self.cost_of = ImageCosts(context.model, context.processor, context.images)
+        self.packs = self._can_pack(config, context)
+        if self.packs:
+            self._pack(config.budget, context)
         self.features = FrozenFeatures(context) if context.frozen_encoder else None
 
     @property
     def lengths(self) -> Sequence[int]:
         return [len(row.input_ids) for row in self.rows]
+
+    @property
+    def costs(self) -> Sequence[Cost]:
+        """What each row costs, for batches under a budget."""
+        return [self._cost(row) for row in self.rows]
 
     def ease(self, attribute: str) -> Sequence[float]:
         return ease_of(([self.taught[name] for name in row.ids] for row in self.rows), attribute)
@@ -106,6 +123,7 @@ class LanguageObjective(Objective):
             chosen,
             pad_id=0,
             images=self.features.of(refs) if self.features else self.images.inputs(refs),
+            joined=self.packs and self.model.joins_rows,
         )
         return Micro(
             batch=batch,
@@ -126,6 +144,42 @@ class LanguageObjective(Objective):
             self.model.details(batch.images),
             batch.anchors,
         )[0]
+
+    def _can_pack(self, config: LanguageObjectiveConfig, context: StageContext) -> bool:
+        """Whether rows may share a prefix; says it where they are meant to and cannot.
+
+        Raises:
+            ConfigError: they must, and the language model cannot be told.
+        """
+        if not config.pack:
+            return False
+        if self.model.question_dependent:
+            context.progress("not packed: images see their question", 1, 1)
+            return False
+        try:
+            mask_plan(self.model.language_model)
+        except ConfigError as error:
+            if config.pack is True:
+                raise
+            context.progress(f"not packed: {error.fault.rule}", 1, 1)
+            return False
+        return True
+
+    def _pack(self, budget: Budget, context: StageContext) -> None:
+        over = sum(not budget.holds(self._cost(row)) for row in self.rows)
+        if over:
+            context.progress(f"{over:,} rows cost more than the budget, each stays alone", 1, 1)
+        self.rows = pack_branches(
+            self.rows,
+            image_token_id=self.processor.image_token_id,
+            cost_of=self.cost_of,
+            budget=budget,
+        )
+        self.model.join_rows()
+
+    def _cost(self, row: ModelInput) -> Cost:
+        token = self.processor.image_token_id
+        return row_cost(row, image_token_id=token, cost_of=self.cost_of)
 
     def _encoded(self, kept: Sequence[Conversation], context: StageContext) -> list[ModelInput]:
         rows = []
