@@ -3,7 +3,8 @@ stage trains with: the same summed loss and the same gradient of every parameter
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +26,7 @@ from medloupe.imaging.composed import SlicesTransform
 from medloupe.imaging.slices import SliceSelection
 from medloupe.imaging.transforms import ImageTransform
 from medloupe.imaging.views import ViewTransform
-from medloupe.models.encoders import EncoderConfig
+from medloupe.models.encoders import Encoder, EncoderConfig
 from medloupe.models.low_rank import LowRankConfig, attach
 from medloupe.models.vlm import IMAGE_TOKEN, VisionLanguageModel, VLMConfig
 from medloupe.processing import ImageSource, Processor, ProcessorConfig
@@ -426,11 +427,26 @@ def test_the_budget_splits_rows_and_changes_nothing(make_lab: MakeLab) -> None:
     whole = lab.objective(pack=True)
     (cost,) = whole.costs
     assert cost.image_tokens == 4
-    assert (cost.units, cost.voxels) == (1, 3 * SIDE * SIDE)
+    assert (cost.passes, cost.voxels) == (1, 3 * SIDE * SIDE)
     assert cost.text_tokens == len(whole.rows[0].input_ids) - 4
     halves = lab.objective(pack=True, budget={"text_tokens": cost.text_tokens - 1})
     assert [len(row.ids) for row in halves.rows] == [2, 1]
     Learned.of(halves, 2).assert_equal(Learned.of(whole, 1))
+
+
+@contextmanager
+def counted_passes(encoder: Encoder) -> Iterator[list[int]]:
+    """How many pictures or volumes each network inside the encoder was given."""
+    inner = [part for part in encoder.modules() if isinstance(part, Encoder)]
+    leaves = [part for part in inner if sum(isinstance(m, Encoder) for m in part.modules()) == 1]
+    passes: list[int] = []
+    handles = [
+        leaf.register_forward_pre_hook(lambda _, args: passes.append(len(args[0])))
+        for leaf in leaves
+    ]
+    yield passes
+    for handle in handles:
+        handle.remove()
 
 
 @pytest.mark.parametrize("parts", COMPOSITIONS)
@@ -443,9 +459,10 @@ def test_images_cost_what_is_read_of_them(make_lab: MakeLab, parts: str) -> None
         assert image.views is not None
         views = image.views if isinstance(image.views, tuple) else (image.views,)
         cost = objective.cost_of(ref)
-        assert cost.image_tokens == len(lab.model.image_tokens([image])[0])
+        with counted_passes(lab.model.encoder) as passes:
+            assert cost.image_tokens == len(lab.model.image_tokens([image])[0])
+        assert cost.passes == sum(passes)
         assert cost.voxels == sum(view.numel() for view in views)
-        assert cost.units == (len(views[0]) if lab.model.encoder.for_kind(ref.kind).cuts else 1)
         assert cost.text_tokens == 0
 
 

@@ -21,8 +21,8 @@ SCAN = ImageRef(uri="scan.nii.gz", kind="volume")
 def cost_of(image: ImageRef) -> Cost:
     """Two tokens an image, three a volume of five slices."""
     if image.kind == "volume":
-        return Cost(image_tokens=3, units=5, voxels=500)
-    return Cost(image_tokens=2, units=1, voxels=10)
+        return Cost(image_tokens=3, passes=5, voxels=500)
+    return Cost(image_tokens=2, passes=1, voxels=10)
 
 
 def talk(name: str, *pieces: ImageRef | int | list[int], anchors: bool = False) -> ModelInput:
@@ -173,7 +173,7 @@ def test_anchors_follow_the_images() -> None:
         ({"text_tokens": 5}, [2, 2]),
         ({"text_tokens": 4}, [1] * 4),
         ({"text_tokens": 1}, [1] * 4),
-        ({"image_tokens": 2, "units": 1, "voxels": 10}, [4]),  # the image is there once
+        ({"image_tokens": 2, "passes": 1, "voxels": 10}, [4]),  # the image is there once
         ({"image_tokens": 1}, [1] * 4),
         ({"voxels": 9}, [1] * 4),
     ],
@@ -193,7 +193,7 @@ def test_a_packed_row_keeps_the_budget(limits: dict[str, int], expected: list[in
     [
         ({"image_tokens": 12}, [3]),
         ({"image_tokens": 8}, [2, 1]),
-        ({"units": 11}, [2, 1]),
+        ({"passes": 11}, [2, 1]),
         ({"voxels": 1010}, [2, 1]),
         ({"voxels": 1009}, [1, 1, 1]),
     ],
@@ -209,7 +209,7 @@ def test_images_of_branches_count(limits: dict[str, int], expected: list[int]) -
 def test_what_a_row_costs() -> None:
     row = talk("x", 1, A, SCAN, 5, A, [3, 4])
     cost = row_cost(row, image_token_id=IMAGE, cost_of=cost_of)
-    assert cost == Cost(text_tokens=4, image_tokens=7, units=7, voxels=520)
+    assert cost == Cost(text_tokens=4, image_tokens=7, passes=7, voxels=520)
 
 
 def test_a_budget_of_nothing_is_refused() -> None:

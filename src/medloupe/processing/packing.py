@@ -30,19 +30,19 @@ IGNORE = -100
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What rows ask of the machine: tokens of text and of images, the units that encoders read (tiles,
-    slices), and the numbers in these (pixels or voxels, times channels)."""
+    """What rows ask of the machine: tokens of text and of images, how often encoders run (tiles, slices),
+    and the numbers that they read (pixels or voxels, times channels)."""
 
     text_tokens: int = 0
     image_tokens: int = 0
-    units: int = 0
+    passes: int = 0
     voxels: int = 0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
             text_tokens=self.text_tokens + other.text_tokens,
             image_tokens=self.image_tokens + other.image_tokens,
-            units=self.units + other.units,
+            passes=self.passes + other.passes,
             voxels=self.voxels + other.voxels,
         )
 
@@ -56,7 +56,7 @@ class Budget(Config):
 
     text_tokens: int = Field(default=1024, ge=1)
     image_tokens: int = Field(default=4096, ge=1)
-    units: int = Field(default=256, ge=1)
+    passes: int = Field(default=256, ge=1)
     voxels: int = Field(default=100_000_000, ge=1)
 
     def holds(self, cost: Cost) -> bool:
@@ -64,7 +64,7 @@ class Budget(Config):
         return (
             cost.text_tokens <= self.text_tokens
             and cost.image_tokens <= self.image_tokens
-            and cost.units <= self.units
+            and cost.passes <= self.passes
             and cost.voxels <= self.voxels
         )
 

@@ -35,6 +35,7 @@ class Encoder(nn.Module, abc.ABC):
     layout: ImageLayout
     kinds: frozenset[Kind] = frozenset({"image"})
     cuts: bool = False  # whether views come in units, along a tensor's second axis
+    passes: int = 1  # how often networks run for a view, or for one unit of it
 
     @abc.abstractmethod
     def forward(self, views: Views) -> torch.Tensor:

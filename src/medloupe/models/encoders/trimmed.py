@@ -48,6 +48,7 @@ class TrimmedEncoder(Encoder):
             )
         self.kinds, self.channels = self.encoder.kinds, self.encoder.channels
         self.layout = self._trimmed(self.encoder.layout)
+        self.passes = self.encoder.passes
 
     def forward(self, views: Views) -> torch.Tensor:
         features: torch.Tensor = self.encoder(views)

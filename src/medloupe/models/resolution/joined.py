@@ -64,6 +64,7 @@ class JoinedEncoder(Encoder):
                 field="model.encoder.encoders",
             )
         widths = [part.channels for part in parts]
+        self.passes = sum(part.passes for part in parts)
         if self.axis == "channels":
             self.channels, self.layout = sum(widths), _finest(parts)
             return

@@ -78,6 +78,8 @@ class ScalesEncoder(Encoder):
                 remedy="Drop its prefix tokens",
             )
         self.channels = self.encoder.channels * len(self.scales)
+        tiles = sum((scale // self.scales[0]) ** 2 for scale in self.scales)
+        self.passes = tiles * self.encoder.passes
 
     def forward(self, views: Views) -> torch.Tensor:
         assert isinstance(views, torch.Tensor)

@@ -81,6 +81,7 @@ class UnitsEncoder(Encoder):
         self.kinds, self.chunk = type(config).seen, config.chunk
         self.encoder = config.encoder.build()
         self.layout, self.channels = self.encoder.layout, self.encoder.channels
+        self.passes = self.encoder.passes
         if self.encoder.cuts or self.encoder.kinds != {"image"}:
             raise ConfigError(
                 f"units are encoded by a 2D encoder, not by {config.encoder.name!r}",

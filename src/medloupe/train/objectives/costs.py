@@ -30,7 +30,8 @@ class ImageCosts:
         assert tokens is not None, "the processor lets no such image through"
         if ref.kind not in self._voxels:
             self._voxels[ref.kind] = _numbers(self.images.view(ref)) // units
-        return Cost(image_tokens=tokens, units=units, voxels=units * self._voxels[ref.kind])
+        passes = units * self.encoder.for_kind(ref.kind).passes
+        return Cost(image_tokens=tokens, passes=passes, voxels=units * self._voxels[ref.kind])
 
     def _units(self, ref: ImageRef) -> int:
         if not self.encoder.for_kind(ref.kind).cuts:
