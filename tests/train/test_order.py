@@ -6,7 +6,7 @@ import pytest
 
 from medloupe.errors import TrainingError
 from medloupe.train.objectives.base import ease_of
-from medloupe.train.order import WINDOW, BatchOrder, CurriculumOrder
+from medloupe.train.order import WINDOW, BatchOrder, CurriculumOrder, share
 from medloupe.train.stages import CurriculumConfig, StageConfig, TrainConfig
 from medloupe.types import Record
 
@@ -41,6 +41,26 @@ def test_batches_hold_rows_of_similar_length() -> None:
     # one window holds all rows, so they are cut from the sorted list; the batches are shuffled
     assert sorted(v for b in batches for v in b) == [v for b in sorted(batches) for v in b]
     assert batches != sorted(batches)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+def test_processes_share_each_batch(world: int) -> None:
+    """However many there are, together they have its rows, each once, and about as many tokens."""
+    order = BatchOrder(LENGTHS, 8, seed=5)
+    for number in range(2 * order.per_epoch):
+        rows = order.batch(number)
+        shares = [share(rows, LENGTHS, rank, world) for rank in range(world)]
+        assert sorted(row for mine in shares for row in mine) == sorted(rows)
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+        assert all(sorted(mine, key=rows.index) == mine for mine in shares)
+    assert share(rows, LENGTHS, 0, 1) == rows
+
+
+def test_long_rows_are_dealt_out_there_and_back() -> None:
+    lengths = [10, 80, 30, 70, 20, 60, 50, 40]  # the longest: 1, 3, 5, 6, 7, 2, 4, 0
+    assert share(range(8), lengths, 0, 2) == [0, 1, 6, 7]
+    assert share(range(8), lengths, 1, 2) == [2, 3, 4, 5]
+    assert share([3], lengths, 1, 2) == []
 
 
 def curriculum(start: float, ramp: int) -> CurriculumOrder:

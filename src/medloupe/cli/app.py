@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -16,7 +17,9 @@ from medloupe.cli.synthesize import synthesize
 from medloupe.errors import ConfigError
 
 if TYPE_CHECKING:
+    from medloupe.data.dataset import Progress
     from medloupe.recipes.config import RunConfig
+    from medloupe.train import Engine
     from medloupe.types import Conversation, Generation, ImageRef
 
 app = typer.Typer(
@@ -62,7 +65,8 @@ Modality = Annotated[
 
 
 def main() -> None:
-    """The entry point: exit code 0 ok, 2 a user's mistake, 1 a bug."""
+    """The entry point: exit code 0 ok, 2 a user's mistake, 75 a training that a signal ended with a
+    checkpoint, 1 a bug."""
     with console.explained():
         app()
 
@@ -165,33 +169,67 @@ def train(
 ) -> None:
     """Train every stage of a recipe and save the model in OUT/model.
 
-    The data are checked first: every row, every image. A killed run goes on with --resume.
+    The data are checked first: every row, every image. A killed run goes on with --resume. SIGTERM and
+    Ctrl-C end the step under way, write a checkpoint and exit with code 75.
 
     [dim]medloupe train starter --out runs/first --set train.stages.instruct.steps=50[/]
     [dim]medloupe recipe show starter > my.yaml; medloupe train my.yaml --out runs/mine[/]
     [dim]medloupe train vqa_rad_starter --root downloads/vqa_rad --out runs/vqa_rad[/]
     [dim]PYTHONPATH=. medloupe train my.yaml --out runs/mine  # names my_lab.pool:MyPoolConfig[/]
+    [dim]torchrun --nproc-per-node 2 -m medloupe.cli train starter --out runs/two --set train.engine=ddp[/]
     """
     console.quiet_libraries()
     from medloupe.recipes import load_run
 
     config = load_run(recipe, set_ or ())
-    from medloupe.recipes import run
     from medloupe.recipes.prepare import prepare as prepare_data
     from medloupe.recipes.sources import mixed_folders
 
     console.writable("--out", out)
+    engine = config.train.open_engine()
     folder = data or out / "data"
-    if data is None:
-        with console.Bars() as bars:
-            prepare_data(config.data, folder, root=root, progress=bars, tell=console.tell)
-    for path in (folder, *map(Path, mixed_folders(config))):
-        _check(path)
-    with console.Bars() as bars:
-        saved = run.train(
-            config, folder, out, resume=resume, progress=bars, tell=console.tell, workers=None
-        )
-    console.out.print(f"model: {escape(str(saved))}")
+    if engine.is_main:
+        if data is None:
+            with console.Bars() as bars:
+                prepare_data(config.data, folder, root=root, progress=bars, tell=console.tell)
+        for path in (folder, *map(Path, mixed_folders(config))):
+            _check(path)
+    engine.wait()
+    _train(config, folder, out, resume=resume, engine=engine)
+    if engine.is_main:
+        console.out.print(f"model: {escape(str(out / 'model'))}")
+    engine.close()
+
+
+def _unwatched(what: str, done: int, total: int) -> None:
+    """Progress of a process that is not the first."""
+
+
+def _train(config: RunConfig, data: Path, out: Path, *, resume: bool, engine: Engine) -> None:
+    """The stages; exit code 75 where a signal ended them."""
+    from medloupe.recipes import run
+    from medloupe.train.signals import EXIT_STOPPED, StoppedError
+
+    watched: AbstractContextManager[Progress] = console.Bars()
+    if not engine.is_main:
+        watched = nullcontext(_unwatched)
+    try:
+        with watched as bars:
+            run.train(
+                config,
+                data,
+                out,
+                resume=resume,
+                progress=bars,
+                tell=console.tell,
+                workers=None,
+                engine=engine,
+            )
+    except StoppedError as stopped:
+        if engine.is_main:
+            console.err.print(str(stopped), markup=False)
+        engine.close()
+        raise typer.Exit(EXIT_STOPPED) from stopped
 
 
 @app.command()
@@ -407,16 +445,7 @@ def quickstart(
     if run.is_trained(config, out):
         console.out.print("  finished before")
     else:
-        with console.Bars() as bars:
-            run.train(
-                config,
-                out / "data",
-                out,
-                resume=resume,
-                progress=bars,
-                tell=console.tell,
-                workers=None,
-            )
+        _train(config, out / "data", out, resume=resume, engine=config.train.open_engine())
     _heading(4, "evaluate on patients the model has not seen, with and without looking")
     if resume and run.is_evaluated(config, out):
         console.out.print("  finished before")

@@ -22,7 +22,8 @@ from safetensors import SafetensorError
 from medloupe.config import trusting_code
 from medloupe.data.audit import Passed
 from medloupe.data.dataset import Dataset, Progress, load_dataset
-from medloupe.errors import CheckpointError, ConfigError
+from medloupe.errors import CheckpointError, ConfigError, DataError
+from medloupe.evaluate.benchmark import Benchmark
 from medloupe.evaluate.log import read_log as read_evaluation
 from medloupe.evaluate.log import write_log
 from medloupe.evaluate.report import write_report
@@ -40,7 +41,9 @@ from medloupe.recipes.manifest import run_manifest, surroundings
 from medloupe.recipes.sources import RunData, load_run_data, pass_gate
 from medloupe.train import StageConfig, Trainer
 from medloupe.train.checkpoint import CheckpointFolder
+from medloupe.train.engines.base import Engine
 from medloupe.train.log import read_log
+from medloupe.train.loop import Hook
 from medloupe.train.objectives.base import StageContext
 from medloupe.train.preflight import check_stages
 from medloupe.types import EvalLog, ImageRef
@@ -81,8 +84,12 @@ def train(
     tell: Callable[[str], None] | None = None,
     workers: int | None = 1,
     features: FeatureStore | None = None,
+    engine: Engine | None = None,
 ) -> Path:
     """Run every stage on a prepared data set and save the model; returns its folder.
+
+    Of several processes the first looks at the data, fills the store, evaluates and writes, while the
+    others wait. `engine` is what `config.train.open_engine()` gave; without one it is opened here.
 
     `tell` hears, before training begins, where the data come from and what the leak audit warns of.
     `workers` processes look at the images for that and fill the store of decoded ones (None: one a
@@ -93,17 +100,26 @@ def train(
         CheckpointError: `out` holds checkpoints and `resume` is false, or they are of another run.
         LeakError: training and held-out rows share patients or images; see `RunConfig.audit`.
         DataError, TrainingError, PromptError, ImageError: what is wrong with the data or the run.
+        StoppedError: a signal asked for it; the run goes on from there with `resume`.
     """
+    engine = engine or config.train.open_engine()
     sources = load_run_data(config, data)
-    passed = pass_gate(config, sources, out / MANIFEST_FILE, workers=workers, progress=progress)
-    if tell is not None:
-        for line in (*sources.provenance(), *passed.warnings):
-            tell(line)
-    manifest = _begin(config, sources, passed, out, resume=resume)
+    refuse_unevaluable(config, sources.own)
+    refuse_started(out, resume=resume)
+    manifest: dict[str, Any] = {}
+    if engine.is_main:
+        passed = pass_gate(config, sources, out / MANIFEST_FILE, workers=workers, progress=progress)
+        if tell is not None:
+            for line in (*sources.provenance(), *passed.warnings):
+                tell(line)
+        manifest = _begin(config, sources, passed, out)
+    engine.wait()
     model, processor, images = build(config, data)
     if config.model.start is not None:
-        manifest |= _start(model, config.model.start, tell)
-        _write_run(out, config, manifest)
+        started = _start(model, config.model.start, tell if engine.is_main else None)
+        if engine.is_main:
+            manifest |= started
+            _write_run(out, config, manifest)
 
     def context(stage: StageConfig) -> StageContext:
         return StageContext(
@@ -116,7 +132,7 @@ def train(
             features=features,
         )
 
-    if images.store is not None:
+    if images.store is not None and engine.is_main:
         check_stages(config.train.stages, context)  # before hours of reading, too
         refs = (
             image
@@ -125,8 +141,61 @@ def train(
             for image in row.images
         )
         images.store.fill(refs, data, images.transform, workers=workers, progress=progress)
-    Trainer(model, config.train, out, context, progress=progress).fit(resume=resume)
-    return save_model(out / MODEL_FOLDER, model, processor, config, manifest)
+    engine.wait()
+    hook = _hook(config, sources.own, processor, data) if config.train.evaluate_every else None
+    Trainer(model, config.train, out, context, hook=hook, progress=progress, engine=engine).fit(
+        resume=resume
+    )
+    if engine.is_main:
+        save_model(out / MODEL_FOLDER, model, processor, config, manifest)
+    engine.wait()
+    return out / MODEL_FOLDER
+
+
+def training_benchmark(config: RunConfig) -> Benchmark:
+    """What a run asks while it trains: its benchmark on rows that are not its test's, and few of them."""
+    train = config.train
+    few = {"split": train.evaluate_split or "validation", "limit": train.evaluate_limit or 32}
+    return config.evaluate.benchmark.model_copy(update=few)
+
+
+def refuse_unevaluable(config: RunConfig, dataset: Dataset) -> None:
+    """See that there are rows to ask while training, before any trains.
+
+    Raises:
+        DataError: the split has none, or one that cannot be scored.
+    """
+    if config.train.evaluate_every is None:
+        return
+    try:
+        training_benchmark(config).select(dataset)
+    except DataError as error:
+        raise error.at(field="train.evaluate_split") from error
+
+
+def _hook(config: RunConfig, dataset: Dataset, processor: Processor, data: Path) -> Hook:
+    """Asks a model that is being trained; figures are named `task/scorer`, and `scorer` over all tasks."""
+    benchmark = training_benchmark(config)
+    decoding = config.evaluate.decoding()
+    images = ImageSource(data, processor.config.transform, store=decoded_store(config.store))
+
+    def evaluate_now(step: int, model: VisionLanguageModel) -> dict[str, float]:
+        del step
+        log = run_benchmark(
+            benchmark,
+            dataset,
+            Predictor(model, processor, images, decoding),
+            manifest={},
+            seed=config.seed,
+            blind=False,
+        )
+        return {
+            f"{metric.group}/{metric.name}" if metric.group else metric.name: metric.estimate
+            for metric in log.metrics
+            if metric.arm == "model" and not metric.stratum and metric.estimate is not None
+        }
+
+    return evaluate_now
 
 
 def evaluate(
@@ -310,15 +379,12 @@ def _fingerprint_in(manifest: Path) -> str | None:
     return str(json.loads(manifest.read_text(encoding="utf-8"))["config_fingerprint"])
 
 
-def _begin(
-    config: RunConfig, sources: RunData, passed: Passed, out: Path, *, resume: bool
-) -> dict[str, Any]:
+def _begin(config: RunConfig, sources: RunData, passed: Passed, out: Path) -> dict[str, Any]:
     """Note what is about to run; refuse to mix two runs in one folder."""
     manifest = run_manifest(config, sources.own) | {
         "mixtures": sources.fingerprints(),
         "audit": {"leak": passed.leak, "warnings": list(passed.warnings)},
     }
-    refuse_started(out, resume=resume)
     if CheckpointFolder(out / "checkpoints", keep=1).found():
         _refuse_other_run(config, manifest, out)
     out.mkdir(parents=True, exist_ok=True)
@@ -328,8 +394,10 @@ def _begin(
 
 def _refuse_other_run(config: RunConfig, manifest: dict[str, Any], out: Path) -> None:
     before = RunConfig.from_yaml(out / RUN_FILE)
-    fields = ("model", "processor", "train", "seed")
+    fields = ("model", "processor", "seed")
     differ = [field for field in fields if getattr(before, field) != getattr(config, field)]
+    if before.train.decisive() != config.train.decisive():
+        differ.append("train")
     noted = json.loads((out / MANIFEST_FILE).read_text(encoding="utf-8"))
     data = ("data_fingerprint", "mixtures")
     if [noted.get(name, {}) for name in data] != [manifest[name] for name in data]:

@@ -1,6 +1,24 @@
-"""Stages, objectives and the loop that trains them."""
+"""Stages, objectives, engines and the loop that trains them."""
 
+from medloupe.train.engines import Engine, EngineConfig
 from medloupe.train.loop import Trainer
-from medloupe.train.stages import CurriculumConfig, LoraConfig, StageConfig, TrainConfig
+from medloupe.train.signals import StoppedError
+from medloupe.train.stages import (
+    BestConfig,
+    CurriculumConfig,
+    LoraConfig,
+    StageConfig,
+    TrainConfig,
+)
 
-__all__ = ["CurriculumConfig", "LoraConfig", "StageConfig", "TrainConfig", "Trainer"]
+__all__ = [
+    "BestConfig",
+    "CurriculumConfig",
+    "Engine",
+    "EngineConfig",
+    "LoraConfig",
+    "StageConfig",
+    "StoppedError",
+    "TrainConfig",
+    "Trainer",
+]

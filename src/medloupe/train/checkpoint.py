@@ -2,46 +2,112 @@
 
 A checkpoint inside a stage holds the parameters that train, the optimizer and the random state; a
 stage's last one ("end") holds what any stage so far has changed (of a part whose adapters are kept,
-these alone) and which low-rank adapters the parts carry, and later stages start from it. Files are
-written beside their place, synced and renamed, so a full disk or a kill leaves the previous one good.
+these alone) and which low-rank adapters the parts carry, and later stages start from it. "best" is one
+inside a stage whose model scored best so far. Files are written beside their place, synced and renamed,
+so a full disk or a kill leaves the previous one good. Where weights are sharded, a checkpoint inside a
+stage is a folder (`train.sharded`); all others are files.
 """
 
 from __future__ import annotations
 
-import os
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
-from medloupe.errors import CheckpointError
+from medloupe.train.files import read_file, write_atomically
 
-_NAME = re.compile(r"^(\d\d)-([A-Za-z0-9_-]+)-(\d{7}|end)\.pt$")
+FILE, FOLDER = ".pt", ".dcp"
+_NAME = re.compile(r"^(\d\d)-([A-Za-z0-9_-]+)-(\d{7}|end)(\.best)?(\.pt|\.dcp)$")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A checkpoint file: which stage, and after how many steps (None: the stage is complete)."""
+    """A checkpoint: which stage, and after how many steps (None: the stage is complete)."""
 
     path: Path
     stage: int
     name: str
     step: int | None
+    best: bool = False
 
 
 class CheckpointFolder:
-    """The checkpoints of one run."""
+    """The checkpoints of one run. `keep` of those inside a stage stay, and the best one."""
 
     def __init__(self, folder: Path, *, keep: int) -> None:
         self.folder, self.keep = folder, keep
 
     def found(self) -> list[Found]:
-        """Oldest first. Unfinished files of an interrupted write are not checkpoints."""
-        matches = [(path, _NAME.match(path.name)) for path in sorted(self.folder.glob("*.pt"))]
+        """Oldest first, those that were kept as the best aside. Unfinished files and folders of an
+        interrupted write are not checkpoints."""
+        return [found for found in self._all() if not found.best]
+
+    def best(self, stage: int) -> Found | None:
+        """The best of a stage."""
+        kept = [found for found in self._all() if found.best and found.stage == stage]
+        return kept[-1] if kept else None
+
+    def path(self, stage: int, name: str, step: int | None, suffix: str, *, best: bool) -> Path:
+        """Where a checkpoint stands."""
+        last = "end" if step is None else f"{step:07d}"
+        return self.folder / f"{stage:02d}-{name}-{last}{'.best' if best else ''}{suffix}"
+
+    def write(
+        self,
+        stage: int,
+        name: str,
+        step: int | None,
+        state: Mapping[str, Any],
+        *,
+        best: bool = False,
+    ) -> Path:
+        """Write a file and drop what it makes superfluous.
+
+        Raises:
+            CheckpointError: it could not be written (disk full, no permission); older ones stay.
+        """
+        path = self.path(stage, name, step, FILE, best=best)
+        write_atomically(path, state)
+        self.prune(stage, finished=step is None)
+        return path
+
+    def prune(self, stage: int, *, finished: bool) -> None:
+        """Drop the checkpoints of a stage beyond the newest `keep` and the newest best one, and where it
+        is finished all inside it but that one."""
+        here = [f for f in self._all() if f.stage == stage and f.step is not None]
+        inside = [found for found in here if not found.best]
+        best = [found for found in here if found.best]
+        for old in (*(inside if finished else inside[: -self.keep]), *best[:-1]):
+            _remove(old.path)
+
+    def rewind(self, last: Found | None) -> None:
+        """Drop what a run that goes on from `last` is going to write again: the best of later steps, and
+        what an interrupted write left."""
+        for found in self._all():
+            if found.best and (last is None or _place(found) > _place(last)):
+                _remove(found.path)
+        for scratch in self.folder.glob("*.partial"):
+            _remove(scratch)
+
+    def read(self, found: Found, like: Mapping[str, torch.Tensor] | None = None) -> dict[str, Any]:
+        """Load one; sharded weights come as those of `like` are sharded, by name.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        if found.path.suffix == FILE:
+            return read_file(found.path)
+        from medloupe.train.sharded import read_sharded  # half a second that most runs do not need
+
+        return read_sharded(found.path, like or {})
+
+    def _all(self) -> list[Found]:
+        matches = [(path, _NAME.match(path.name)) for path in sorted(self.folder.glob("*"))]
         return sorted(
             (
                 Found(
@@ -49,63 +115,21 @@ class CheckpointFolder:
                     stage=int(match.group(1)),
                     name=match.group(2),
                     step=None if match.group(3) == "end" else int(match.group(3)),
+                    best=match.group(4) is not None,
                 )
                 for path, match in matches
                 if match
             ),
-            key=lambda f: (f.stage, f.step is None, f.step or 0),
+            key=_place,
         )
 
-    def write(self, stage: int, name: str, step: int | None, state: Mapping[str, Any]) -> Path:
-        """Write one and drop those beyond `keep` inside the stage.
 
-        Raises:
-            CheckpointError: it could not be written (disk full, no permission); older ones stay.
-        """
-        last = "end" if step is None else f"{step:07d}"
-        path = self.folder / f"{stage:02d}-{name}-{last}.pt"
-        write_atomically(path, state)
-        inside = [f for f in self.found() if f.stage == stage and f.step is not None]
-        stale = inside if step is None else inside[: -self.keep]
-        for old in stale:
-            old.path.unlink()
-        return path
-
-    def read(self, found: Found) -> dict[str, Any]:
-        """Load one.
-
-        Raises:
-            CheckpointError: the file is damaged.
-        """
-        try:
-            state: dict[str, Any] = torch.load(found.path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError) as error:
-            raise CheckpointError(
-                "the checkpoint is damaged and cannot be read",
-                file=str(found.path),
-                remedy="Delete it; the run then resumes from the one before",
-            ) from error
-        return state
+def _place(found: Found) -> tuple[int, bool, int]:
+    return found.stage, found.step is None, found.step or 0
 
 
-def write_atomically(path: Path, state: Mapping[str, Any]) -> None:
-    """`torch.save` beside the place, sync, rename.
-
-    Raises:
-        CheckpointError: the write failed; nothing stands at a half-written path.
-    """
-    scratch = path.with_suffix(".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with scratch.open("wb") as file:
-            torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
-    except (OSError, RuntimeError) as error:
-        scratch.unlink(missing_ok=True)
-        raise CheckpointError(
-            f"the checkpoint could not be written: {error}",
-            file=str(path),
-            remedy="Free disk space and run again with --resume; earlier checkpoints are good",
-        ) from error
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()

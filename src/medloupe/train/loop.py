@@ -1,4 +1,4 @@
-"""The training loop. One process; `Trainer.backward` and `Trainer.update` are the seam for engines.
+"""The training loop. What differs with the number of processes lies in `train.engines`.
 
 Reading order: `fit` runs the stages, `_run` is the loop of one stage, `_step` is one update.
 """
@@ -8,17 +8,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
 
 from medloupe.errors import CheckpointError, TrainingError
 from medloupe.models.low_rank import carried_adapters, noted_adapters
 from medloupe.models.vlm import VisionLanguageModel
 from medloupe.train.checkpoint import CheckpointFolder, Found
+from medloupe.train.engines.base import Engine
 from medloupe.train.log import TrainLog
 from medloupe.train.lora import (
     begin_adapters,
@@ -28,38 +27,36 @@ from medloupe.train.lora import (
     end_adapters,
     train_mode,
 )
+from medloupe.train.machine import (
+    compile_layers,
+    moved,
+    pinned,
+    random_state,
+    reseed,
+    set_random_state,
+)
 from medloupe.train.objectives.base import Micro, Objective, Progress, StageContext
 from medloupe.train.optimizer import build_optimizer, set_rates, trained_parameters
-from medloupe.train.order import BatchOrder, CurriculumOrder, MixedRows, Order
-from medloupe.train.preflight import check_parts, check_stages
+from medloupe.train.order import BatchOrder, CurriculumOrder, MixedRows, Order, share
+from medloupe.train.prefetch import Prefetch
+from medloupe.train.preflight import check_best, check_parts, check_stages, check_trained
+from medloupe.train.signals import Asked, StoppedError, listening
 from medloupe.train.stages import StageConfig, TrainConfig
+from medloupe.train.state import StageState
+from medloupe.train.watch import LogWatch, StepFigures, Watch
 
 Hook = Callable[[int, VisionLanguageModel], dict[str, float]]
 MakeContext = Callable[[StageConfig], StageContext]
-
-
-@dataclass(kw_only=True)
-class StageState:
-    """What a stage needs to go on: the loop reads and writes only this."""
-
-    number: int
-    stage: StageConfig
-    objective: Objective
-    optimizer: torch.optim.AdamW
-    order: Order
-    total: int
-    step: int = 0
-    refused: int = 0
-    seconds: float = 0.0
-    reached: bool = False
-    parameters: list[tuple[str, nn.Parameter]] = field(default_factory=list)
+AHEAD = 2
 
 
 class Trainer:
     """Runs the stages of a `TrainConfig` on one model.
 
-    `context(stage)` builds the objective's inputs; `hook(step, model)` may evaluate. Logs go
-    to `folder/train.jsonl`, checkpoints to `folder/checkpoints`.
+    `context(stage)` builds the objective's inputs; `hook(step, model)` may evaluate, in the first
+    process. Logs go to `folder/train.jsonl`, checkpoints to `folder/checkpoints`. `engine` is what
+    `config.open_engine()` gave; without one the trainer opens it, and a script of several processes
+    closes it when all is done.
     """
 
     def __init__(
@@ -71,18 +68,24 @@ class Trainer:
         *,
         hook: Hook | None = None,
         progress: Progress,
+        engine: Engine | None = None,
     ) -> None:
-        self.model, self.config, self.context = model, config, context
-        self.hook, self.progress = hook, progress
+        self.model, self.config, self.context, self.hook = model, config, context, hook
+        self.progress = progress
+        self.engine = engine or config.open_engine()
         self.log = TrainLog(folder / "train.jsonl")
+        self.watch = LogWatch(self.log, progress) if self.engine.is_main else Watch()
         self.checkpoints = CheckpointFolder(folder / "checkpoints", keep=config.keep)
+        self.asked = Asked()
 
     def fit(self, *, resume: bool = False) -> None:
-        """Run every stage, or what is left of them.
+        """Run every stage, or what is left of them. SIGTERM or SIGINT end it after the step under way,
+        with a checkpoint.
 
         Raises:
             CheckpointError: the run has checkpoints already and `resume` is false.
             TrainingError: a stage has no rows (said before any trains), or too many non-finite steps.
+            StoppedError: a signal asked for it.
         """
         found = self.checkpoints.found()
         if found and not resume:
@@ -99,7 +102,13 @@ class Trainer:
             quantized=self.model.config.is_quantized,
         )
         check_stages(self.config.stages, self.context)
-        self._rewind_log(found[-1] if found else None)
+        check_best(self.config.stages, evaluates=self.hook is not None)
+        self._rewind(found[-1] if found else None)
+        with listening() as self.asked:
+            self._fit(found)
+        self.model.train(False)
+
+    def _fit(self, found: Sequence[Found]) -> None:
         for number, stage in enumerate(self.config.stages):
             here = [f for f in found if f.stage == number]
             if here and here[-1].step is None:
@@ -109,98 +118,108 @@ class Trainer:
                 self._load_parts(ends[-1])
             self._stage(number, stage, here[-1] if here else None)
             found = self.checkpoints.found()
+            if number + 1 < len(self.config.stages) and self._is_asked():
+                raise self._stopped()
         if found and not self._is_loaded(found[-1]):
             self._load_parts(found[-1])
-        self.model.train(False)
 
     def _stage(self, number: int, stage: StageConfig, found: Found | None) -> None:
-        torch.manual_seed(self.config.seed + number)
-        self._freeze(stage)
-        objective = stage.objective.build(self.context(stage))
-        begin_adapters(self.model, stage)
-        self._check_types(stage)
-        train_mode(self.model)
-        state = self._state(number, stage, objective)
+        state = self._begin(number, stage)
         if found is None:
-            self._log_stage(state)
+            self.watch.begin(state)
         else:
             self._restore(state, found)
         self._run(state)
-        end_adapters(self.model, stage)
-        self.model.requires_grad_(False)
-        weights = changed_weights(self.model, self.config.stages[: number + 1])
-        end = {"parts": weights, "low_rank": self.model.config.low_rank}
-        self.checkpoints.write(number, stage.name, None, end)
-        self._loaded = (number, None)
+        self._end(state)
 
     def _run(self, state: StageState) -> None:
-        stage, accumulate, begun = state.stage, state.stage.accumulate, state.step
-        while state.step < state.total:
-            started = time.perf_counter()
-            factor = set_rates(state.optimizer, stage, state.step, state.total)
-            first = state.step * accumulate
-            micros = [
-                state.objective.micro(state.order.batch(first + k)) for k in range(accumulate)
-            ]
-            waited = time.perf_counter() - started
-            loss, norm = self._step(state, micros)
-            state.step += 1
-            state.seconds += time.perf_counter() - started
-            self._log_step(state, micros, loss, norm, factor, waited, time.perf_counter() - started)
-            if state.step % self.config.save_every == 0 and state.step < state.total:
-                self._save(state)
-            if self.hook and self.config.evaluate_every:
-                self._evaluate(state)
+        begun, steps = state.step, range(state.step, state.total)
+        ahead = AHEAD if self.config.prefetch is None else self.config.prefetch
+        with Prefetch(lambda step: self._micros(state, step), steps, ahead=ahead) as batches:
+            while not state.is_over:
+                started = time.perf_counter()
+                rate = set_rates(state.optimizer, state.stage, state.step, state.total)
+                micros = [moved(micro, self.engine.device) for micro in batches.next()]
+                waited = time.perf_counter() - started
+                figures, stop = self._step(state, micros, rate)
+                seconds = time.perf_counter() - started
+                state.step, state.seconds = state.step + 1, state.seconds + seconds
+                self.watch.step(state, micros, replace(figures, waited=waited, seconds=seconds))
+                if self._is_due(self.config.evaluate_every, state) and self.hook:
+                    with batches.paused():
+                        self._evaluate(state)
+                stop = stop and not state.is_over
+                if stop or (state.step % self.config.save_every == 0 and not state.is_over):
+                    self._save(state)
+                if stop:
+                    raise self._stopped()
         if state.total and not begun and not state.reached:
             raise TrainingError(
-                f"no row reaches what the stage trains ({', '.join(stage.trainable)})",
-                field=f"train.stages.{stage.name}.trainable",
+                f"no row reaches what the stage trains ({', '.join(state.stage.trainable)})",
+                field=f"train.stages.{state.stage.name}.trainable",
                 remedy="Text alone reaches the language model only, grounding the encoder and the "
                 "connector only; choose other parts or other rows",
             )
 
-    def _step(self, state: StageState, micros: Sequence[Micro]) -> tuple[float, float]:
-        """One update from all micro-batches; refused before the update if it is not finite."""
+    def _step(
+        self, state: StageState, micros: Sequence[Micro], rate: float
+    ) -> tuple[StepFigures, bool]:
+        """One update from all micro-batches of all processes; refused before the update if it is not
+        finite. Also whether any process was asked to stop."""
         state.optimizer.zero_grad(set_to_none=True)
-        count = sum(micro.count for micro in micros)
+        (count,) = self.engine.sums([sum(micro.count for micro in micros)])
         total = 0.0
-        for micro in micros:
-            with torch.autocast("cpu", torch.bfloat16, enabled=state.stage.precision == "bf16"):
-                loss = state.objective.loss(micro) / count
-            if loss.requires_grad:  # text without an image reaches nothing that only images reach
+        for number, micro in enumerate(micros, 1):
+            with self.engine.accumulating(last=number == len(micros)):
+                loss = self._loss(state, micro, count)
                 self.backward(loss)
-                state.reached = True
+            state.reached |= state.losses.reaches
             total += float(loss.detach())
         parameters = [parameter for _, parameter in state.parameters]
-        norm = float(nn.utils.clip_grad_norm_(parameters, state.stage.clip))
+        norm = self.engine.clip(parameters, state.stage.clip)
+        mine = [sum(micro.tokens for micro in micros), sum(micro.padding for micro in micros)]
+        total, tokens, padding, reached, stop = self.engine.sums(
+            [total / self.engine.world, *mine, state.reached, self.asked.by is not None]
+        )
+        state.reached = reached > 0
         if math.isfinite(total) and math.isfinite(norm):
             self.update(state)
             state.refused = 0
         else:
             self._refuse(state, micros, total, norm)
-        return total, norm
+        figures = StepFigures(
+            loss=total,
+            norm=norm,
+            rate=rate,
+            tokens=int(tokens),
+            padding=int(padding),
+            waited=0.0,
+            seconds=0.0,
+        )
+        return figures, stop > 0
+
+    def _loss(self, state: StageState, micro: Micro, count: float) -> torch.Tensor:
+        """The share that a micro-batch has in the loss of the step; engines then take the mean over
+        processes, so it is as many times too large. Without a target it only keeps step with others."""
+        bf16 = state.stage.precision == "bf16"
+        with torch.autocast(self.engine.device.type, torch.bfloat16, enabled=bf16):
+            loss: torch.Tensor = state.call(micro)
+            return loss / (count / self.engine.world) if micro.count else loss * 0.0
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Where an engine hooks in its own backward."""
-        loss.backward()
+        """The gradients of one micro-batch, if it reaches anything that trains."""
+        if loss.requires_grad:
+            loss.backward()
 
     def update(self, state: StageState) -> None:
-        """Where an engine hooks in its own update."""
+        """Take the step."""
         state.optimizer.step()
 
     def _refuse(self, state: StageState, micros: Sequence[Micro], loss: float, norm: float) -> None:
-        rows = [name for micro in micros for name in micro.batch.ids]
+        mine = [name for micro in micros if micro.count for name in micro.batch.ids]
+        rows = [name for names in self.engine.gathered(mine) for name in names]
         state.refused += 1
-        self.log.write(
-            {
-                "event": "refused",
-                "number": state.number,
-                "step": state.step + 1,
-                "loss": str(loss),
-                "grad_norm": str(norm),
-                "rows": rows,
-            }
-        )
+        self.watch.refused(state, loss, norm, rows)
         if state.refused >= self.config.max_refused:
             raise TrainingError(
                 f"{state.refused} steps in a row had a non-finite loss ({loss}) or gradient ({norm})",
@@ -209,79 +228,115 @@ class Trainer:
                 remedy="Lower the learning rate, or set precision to fp32; checkpoints are good",
             )
 
+    def _micros(self, state: StageState, step: int) -> list[Micro]:
+        """What this process does in a step; runs ahead, in a thread."""
+        accumulate = state.stage.accumulate
+        batches = [state.order.batch(step * accumulate + k) for k in range(accumulate)]
+        return [pinned(self._micro(state, rows), self.engine.device) for rows in batches]
+
+    def _micro(self, state: StageState, rows: Sequence[int]) -> Micro:
+        mine = share(rows, state.lengths, self.engine.rank, self.engine.world)
+        if mine:
+            return state.objective.micro(mine)
+        # the others have the rows: one of them keeps this process in step, and counts nothing
+        return replace(state.objective.micro(rows[:1]), count=0, tokens=0, padding=0)
+
+    def _begin(self, number: int, stage: StageConfig) -> StageState:
+        seed = self.config.seed + number
+        torch.manual_seed(seed)
+        self._freeze(stage)
+        begin_adapters(self.model, stage)
+        check_trained(self.model, stage)
+        model = self.engine.model_for(self.model)
+        objective = stage.objective.build(replace(self.context(stage), model=model))
+        if stage.checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        train_mode(model)
+        losses = self.engine.losses(model, objective)
+        call = self.engine.wrap(losses)
+        if self.config.compile and not compile_layers(model, self.engine.device):
+            self.progress("not compiled: there is no compiler here", 1, 1)
+        if not self.engine.is_main:
+            reseed(seed, 0, self.engine.rank)
+        order, total = build_order(stage, objective, seed)
+        lengths = list(objective.lengths)
+        return StageState(
+            number=number,
+            stage=stage,
+            origin={"stage": stage.to_dict(), "seed": self.config.seed, "rows": len(lengths)},
+            model=model,
+            objective=objective,
+            lengths=lengths,
+            losses=losses,
+            call=call,
+            optimizer=build_optimizer(model, stage),
+            order=order,
+            total=total,
+            parameters=[item for part in trained_parameters(model).values() for item in part],
+        )
+
+    def _end(self, state: StageState) -> None:
+        stage = state.stage
+        best = self.checkpoints.best(state.number)
+        if best is not None and stage.best is not None and stage.best.restore:
+            saved = self.checkpoints.read(best, dict(state.parameters))
+            state.restore_parameters(saved, self.engine.cut)
+        self.engine.publish(state.model, self.model)
+        if stage.checkpointing:
+            self.model.activation_checkpointing_disable()  # type: ignore[no-untyped-call]
+        end_adapters(self.model, stage)
+        self.model.requires_grad_(False)
+        if self.engine.is_main:
+            weights = changed_weights(self.model, self.config.stages[: state.number + 1])
+            end = {"parts": weights, "low_rank": self.model.config.low_rank}
+            self.checkpoints.write(state.number, stage.name, None, end)
+        self.engine.wait()
+        self._loaded = (state.number, None)
+
     def _freeze(self, stage: StageConfig) -> None:
         for part in self.model.parts:
             trains = part in stage.trainable and part not in stage.adapted
             self.model.get_submodule(part).requires_grad_(trains)
 
-    def _check_types(self, stage: StageConfig) -> None:
-        for part, named in trained_parameters(self.model).items():
-            for name, parameter in named:
-                if parameter.dtype != torch.float32:
-                    raise TrainingError(
-                        f"{name} trains in {parameter.dtype}: small updates would be lost",
-                        field=f"stage {stage.name}",
-                        remedy="Set model.language.dtype=float32, or train it with lora",
-                    )
-            if part in stage.trainable and not named:
-                raise TrainingError(f"{part} has nothing to train", field=f"stage {stage.name}")
+    def _evaluate(self, state: StageState) -> None:
+        assert self.hook is not None
+        self.engine.publish(state.model, self.model)
+        self.model.train(False)
+        random = random_state()
+        found = self.hook(state.step, self.model) if self.engine.is_main else None
+        metrics: dict[str, float] = self.engine.told(found)
+        set_random_state(random)
+        train_mode(state.model)
+        self.watch.metrics(state, metrics)
+        if state.judge(metrics):
+            self._save(state, best=True)
 
-    def _state(self, number: int, stage: StageConfig, objective: Objective) -> StageState:
-        order, total = build_order(stage, objective, self.config.seed + number)
-        named = [item for part in trained_parameters(self.model).values() for item in part]
-        return StageState(
-            number=number,
-            stage=stage,
-            objective=objective,
-            optimizer=build_optimizer(self.model, stage),
-            order=order,
-            total=total,
-            parameters=named,
-        )
+    @staticmethod
+    def _is_due(every: int | None, state: StageState) -> bool:
+        return every is not None and (state.step % every == 0 or state.step == state.total)
 
-    def _save(self, state: StageState) -> None:
-        self.checkpoints.write(
-            state.number,
-            state.stage.name,
-            state.step,
-            {
-                "parameters": {name: p.detach() for name, p in state.parameters},
-                "optimizer": state.optimizer.state_dict(),
-                "random": torch.get_rng_state(),
-                "step": state.step,
-                "refused": state.refused,
-                "seconds": state.seconds,
-                "origin": self._origin(state),
-            },
-        )
-
-    def _origin(self, state: StageState) -> dict[str, Any]:
-        """What must be equal for the rest of a stage to be the same as without a break."""
-        return {
-            "stage": state.stage.to_dict(),
-            "seed": self.config.seed,
-            "rows": len(state.objective.lengths),
-        }
+    def _save(self, state: StageState, *, best: bool = False) -> None:
+        number, name, suffix = state.number, state.stage.name, self.engine.suffix
+        path = self.checkpoints.path(number, name, state.step, suffix, best=best)
+        self.engine.write(path, state.saved(self.engine.gathered(random_state())))
+        if self.engine.is_main:
+            self.checkpoints.prune(number, finished=False)
 
     def _restore(self, state: StageState, found: Found) -> None:
-        saved = self.checkpoints.read(found)
-        differ = [
-            name for name, value in self._origin(state).items() if saved["origin"][name] != value
-        ]
+        saved = self.checkpoints.read(found, dict(state.parameters))
+        differ = [name for name, value in state.origin.items() if saved["origin"][name] != value]
         if differ:
             raise CheckpointError(
-                f"the run that wrote the checkpoint had another {' and '.join(differ)}",
+                f"the run that wrote the checkpoint had another {' and another '.join(differ)}",
                 file=str(found.path),
                 field=f"stage {state.stage.name}",
                 remedy="Resume with the run's own run.yaml and data",
             )
-        with torch.no_grad():
-            for name, parameter in state.parameters:
-                parameter.copy_(saved["parameters"][name])
-        state.optimizer.load_state_dict(saved["optimizer"])
-        torch.set_rng_state(saved["random"])
-        state.step, state.refused = saved["step"], saved["refused"]
-        state.seconds = saved["seconds"]
+        state.restore(saved, self.engine.cut)
+        if self.engine.rank < len(saved["random"]):
+            set_random_state(saved["random"][self.engine.rank])
+        else:
+            reseed(self.config.seed + state.number, state.step, self.engine.rank)
 
     def _load_parts(self, found: Found) -> None:
         if self._is_loaded(found):
@@ -308,72 +363,27 @@ class Trainer:
                     remedy="Resume with the run's own run.yaml, or choose another --out",
                 )
 
-    def _rewind_log(self, last: Found | None) -> None:
-        if last is None:
-            self.log.rewind(0, -1)
-        elif last.step is None:
-            self.log.rewind(last.stage + 1, -1)
-        else:
-            self.log.rewind(last.stage, last.step)
+    def _rewind(self, last: Found | None) -> None:
+        if self.engine.is_main:
+            self.checkpoints.rewind(last)
+            if last is None:
+                self.log.rewind(0, -1)
+            elif last.step is None:
+                self.log.rewind(last.stage + 1, -1)
+            else:
+                self.log.rewind(last.stage, last.step)
+        self.engine.wait()
 
-    def _evaluate(self, state: StageState) -> None:
-        assert self.hook is not None
-        assert self.config.evaluate_every is not None
-        if state.step % self.config.evaluate_every and state.step != state.total:
-            return
-        self.model.train(False)
-        random = torch.get_rng_state()
-        metrics = self.hook(state.step, self.model)
-        torch.set_rng_state(random)
-        train_mode(self.model)
-        row = {"event": "metrics", "number": state.number, "stage": state.stage.name}
-        self.log.write({**row, "step": state.step, **metrics})
+    def _is_asked(self) -> bool:
+        """Whether any process was asked to stop."""
+        return self.engine.sums([self.asked.by is not None])[0] > 0
 
-    def _log_stage(self, state: StageState) -> None:
-        counts = {
-            part: sum(p.numel() for _, p in named)
-            for part, named in trained_parameters(self.model).items()
-        }
-        self.log.write(
-            {
-                "event": "stage",
-                "number": state.number,
-                "stage": state.stage.name,
-                "step": 0,
-                "steps": state.total,
-                "rows": len(state.objective.lengths),
-                "trainable": {part: number for part, number in counts.items() if number},
-                "frozen": [part for part, number in counts.items() if not number],
-            }
+    def _stopped(self) -> StoppedError:
+        return StoppedError(
+            f"stopped by {self.asked.by or 'a signal to another process'}; a checkpoint is written",
+            file=str(self.checkpoints.folder),
+            remedy="Go on with --resume",
         )
-
-    def _log_step(
-        self,
-        state: StageState,
-        micros: Sequence[Micro],
-        loss: float,
-        norm: float,
-        factor: float,
-        waited: float,
-        seconds: float,
-    ) -> None:
-        tokens, padding = sum(m.tokens for m in micros), sum(m.padding for m in micros)
-        row: dict[str, Any] = {
-            "event": "step",
-            "number": state.number,
-            "stage": state.stage.name,
-            "step": state.step,
-            "loss": loss if math.isfinite(loss) else str(loss),
-            "grad_norm": norm if math.isfinite(norm) else str(norm),
-            "rate": factor,
-            "tokens": tokens,
-            "tokens_per_second": round(tokens / seconds, 1),
-            "padding_share": round(padding / max(tokens + padding, 1), 4),
-            "data_wait_share": round(waited / seconds, 4),
-            "seconds": round(state.seconds, 3),
-        }
-        self.log.write(row)
-        self.progress(f"train {state.stage.name} (loss {loss:.3f})", state.step, state.total)
 
 
 def build_order(stage: StageConfig, objective: Objective, seed: int) -> tuple[Order, int]:

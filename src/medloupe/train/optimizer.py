@@ -1,14 +1,21 @@
-"""AdamW over named parts, warm-up and cosine."""
+"""AdamW over named parts, warm-up and cosine; and its state by the names of parameters, which checkpoints
+hold."""
 
 from __future__ import annotations
 
+import importlib.util
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import nn
 
+from medloupe.errors import ConfigError, MissingExtraError
 from medloupe.models.vlm import VisionLanguageModel
 from medloupe.train.stages import StageConfig
+
+_BETAS, _EPSILON = (0.9, 0.999), 1e-8
 
 
 def trained_parameters(model: VisionLanguageModel) -> dict[str, list[tuple[str, nn.Parameter]]]:
@@ -23,9 +30,13 @@ def trained_parameters(model: VisionLanguageModel) -> dict[str, list[tuple[str, 
     }
 
 
-def build_optimizer(model: VisionLanguageModel, stage: StageConfig) -> torch.optim.AdamW:
+def build_optimizer(model: VisionLanguageModel, stage: StageConfig) -> torch.optim.Optimizer:
     """One parameter group a part; vectors (norms, biases) are not decayed. Each
-    group keeps its peak rate under "peak"."""
+    group keeps its peak rate under "peak".
+
+    Raises:
+        MissingExtraError, ConfigError: 8-bit states are not installed, or not for this machine.
+    """
     groups = []
     for part, named in trained_parameters(model).items():
         parameters = [parameter for _, parameter in named]
@@ -41,7 +52,52 @@ def build_optimizer(model: VisionLanguageModel, stage: StageConfig) -> torch.opt
                         "weight_decay": stage.weight_decay if decay else 0.0,
                     }
                 )
-    return torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
+    if stage.optimizer == "adamw_8bit":
+        return _eight_bit(groups, f"train.stages.{stage.name}.optimizer")
+    on_gpu = all(p.device.type == "cuda" for group in groups for p in group["params"])
+    return torch.optim.AdamW(groups, betas=_BETAS, eps=_EPSILON, fused=True if on_gpu else None)
+
+
+def _eight_bit(groups: list[dict[str, Any]], field: str) -> torch.optim.Optimizer:
+    """bitsandbytes' AdamW, tried on a few numbers first: not every machine has its kernels."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingExtraError.naming("bitsandbytes", extra="quantized")
+    from bitsandbytes.optim import AdamW8bit
+
+    device = groups[0]["params"][0].device
+    trial = nn.Parameter(torch.ones(8192, device=device))  # below 4,096 it keeps 32 bits
+    trial.grad = torch.ones_like(trial)
+    try:
+        AdamW8bit([trial]).step()
+    except (NotImplementedError, RuntimeError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"bitsandbytes has no 8-bit optimizer for {device.type} here: {error}",
+            field=field,
+            remedy="Set it to adamw",
+        ) from error
+    made: torch.optim.Optimizer = AdamW8bit(groups, betas=_BETAS, eps=_EPSILON)
+    return made
+
+
+def state_by_name(
+    optimizer: torch.optim.Optimizer, named: Sequence[tuple[str, nn.Parameter]]
+) -> dict[str, dict[str, Any]]:
+    """What the optimizer remembers of each parameter that it has moved so far."""
+    state = cast(Mapping[torch.Tensor, Mapping[str, Any]], optimizer.state)
+    return {name: dict(state[parameter]) for name, parameter in named if parameter in state}
+
+
+def load_state(
+    optimizer: torch.optim.Optimizer,
+    named: Sequence[tuple[str, nn.Parameter]],
+    saved: Mapping[str, Mapping[str, Any]],
+) -> None:
+    """Go on from `state_by_name`."""
+    names = {parameter: name for name, parameter in named}
+    order = [names[p] for group in optimizer.param_groups for p in group["params"]]
+    state = {place: dict(saved[name]) for place, name in enumerate(order) if name in saved}
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def set_rates(optimizer: torch.optim.Optimizer, stage: StageConfig, step: int, total: int) -> float:

@@ -23,6 +23,19 @@ class Order(Protocol):
     def batch(self, number: int) -> list[int]: ...
 
 
+def share(rows: Sequence[int], lengths: Sequence[int], rank: int, world: int) -> list[int]:
+    """The rows of a batch that process `rank` of `world` takes, in the batch's order: dealt out from the
+    longest to the shortest and back again, so that all get about the same to do. A batch of fewer rows
+    than processes leaves some without."""
+    longest = sorted(range(len(rows)), key=lambda place: -lengths[rows[place]])
+    mine = []
+    for dealt, place in enumerate(longest):
+        round_, seat = divmod(dealt, world)
+        if rank == (seat if round_ % 2 == 0 else world - 1 - seat):
+            mine.append(place)
+    return [rows[place] for place in sorted(mine)]
+
+
 class BatchOrder:
     """Batches of similar length; every row once an epoch, or as often as `mixed` draws it. The last
     batch may be smaller."""

@@ -10,7 +10,9 @@ from medloupe.config import Config
 from medloupe.data.mixture import Mixture
 from medloupe.models.low_rank import LowRankConfig
 from medloupe.models.vlm import Part
+from medloupe.train.engines.base import Engine, EngineConfig
 from medloupe.train.objectives.base import ObjectiveConfig
+from medloupe.types import Split
 
 LORA_FIELDS = {"encoder": "encoder_lora", "language_model": "lora"}
 
@@ -40,6 +42,24 @@ class CurriculumConfig(Config):
     share: float = Field(default=0.3, gt=0, lt=1)
 
 
+class BestConfig(Config):
+    """Which checkpoint of a stage is the best: by a metric of the evaluations while it trains (see
+    `TrainConfig.evaluate_every`); of equal ones the first. It is kept beside the newest.
+
+    `patience` evaluations in a row that are no better end the stage. With `restore` the stage ends with
+    the weights of the best, else with its last ones.
+    """
+
+    metric: str = Field(min_length=1)
+    mode: Literal["max", "min"] = "max"
+    patience: int | None = Field(default=None, ge=1)
+    restore: bool = False
+
+    def beats(self, value: float, other: float) -> bool:
+        """Whether one value is better than another."""
+        return value > other if self.mode == "max" else value < other
+
+
 class StageConfig(Config):
     """One stage. `trainable` names parts; with `lora`, "language_model" means its low-rank adapters alone,
     and with `encoder_lora`, "encoder" means those of the encoder. "adapter" is the model's adapter between
@@ -49,8 +69,12 @@ class StageConfig(Config):
     of the stage; an epoch is then the mixture's. Length is `steps`, or `epochs` over the stage's rows.
     `learning_rates` overrides `learning_rate` per part. The rate rises linearly over the first
     `warmup` share of the steps and falls along a cosine to `min_learning_rate` times its peak.
-    `batch_size` counts rows: an image, or an image with all its packed questions. `clip` is the
-    largest gradient norm.
+    `batch_size` counts rows, an image or an image with all its packed questions, of all processes
+    together: how many there are changes no batch. `clip` is the largest gradient norm.
+
+    `optimizer` null is AdamW in the weights' own precision (fused on GPUs); `adamw_8bit` keeps its two
+    moments in 8 bits (bitsandbytes). `checkpointing` computes what lies inside of layers again in the
+    backward pass, instead of keeping it.
     """
 
     name: str = Field(min_length=1, pattern=r"^[A-Za-z0-9_-]+$")
@@ -71,6 +95,9 @@ class StageConfig(Config):
     clip: float = Field(default=1.0, gt=0)
     curriculum: CurriculumConfig | None = None
     precision: Literal["bf16", "fp32"] = "bf16"
+    optimizer: Literal["adamw", "adamw_8bit"] | None = None
+    checkpointing: bool | None = None
+    best: BestConfig | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> StageConfig:
@@ -96,7 +123,16 @@ class StageConfig(Config):
 
 class TrainConfig(Config):
     """All stages of a run. A checkpoint is written every `save_every` steps and at a stage's end;
-    the newest `keep` are kept. `max_refused` non-finite steps in a row end the run."""
+    the newest `keep` are kept. `max_refused` non-finite steps in a row end the run.
+
+    Every `evaluate_every` steps, and after a stage's last, a run asks its benchmark on
+    `evaluate_split`, at most `evaluate_limit` rows of each task (null: the validation split, 32 rows).
+
+    How the work is done changes no batch and, on one CPU process, no bit: `engine` (null: one process),
+    `prefetch` (batches are made so many steps ahead, in a thread; null: 2) and `compile` (the layers of
+    the language model go through torch.compile, where it has a compiler) may differ when a run is
+    resumed.
+    """
 
     stages: tuple[StageConfig, ...] = Field(min_length=1)
     seed: int = Field(default=0, ge=0)
@@ -104,10 +140,37 @@ class TrainConfig(Config):
     keep: int = Field(default=2, ge=1)
     evaluate_every: int | None = Field(default=None, ge=1)
     max_refused: int = Field(default=5, ge=1)
+    evaluate_split: Split | None = None
+    evaluate_limit: int | None = Field(default=None, ge=1)
+    engine: EngineConfig | None = None
+    prefetch: int | None = Field(default=None, ge=0)
+    compile: bool | None = None
 
     @model_validator(mode="after")
-    def _names_differ(self) -> TrainConfig:
+    def _fits(self) -> TrainConfig:
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"two stages have one name: {names}")
+        for stage in self.stages:
+            if stage.best is not None and self.evaluate_every is None:
+                raise ValueError(
+                    f"stage {stage.name} wants its best by a metric: set evaluate_every"
+                )
+            if stage.optimizer == "adamw_8bit" and self.engine is not None and self.engine.shards:
+                raise ValueError(
+                    f"stage {stage.name}: 8-bit states cannot be sharded; set optimizer to adamw"
+                )
         return self
+
+    def open_engine(self) -> Engine:
+        """Join the other processes of the run, if there are any: once a process.
+
+        Raises:
+            ConfigError: this process was not started as the engine needs it.
+        """
+        return (self.engine or EngineConfig.parse("one")).open()
+
+    def decisive(self) -> TrainConfig:
+        """What decides on the course of the training: all but how the work is done and kept."""
+        free = dict.fromkeys(("engine", "prefetch", "compile"))
+        return self.model_copy(update=free | {"save_every": 1, "keep": 1})

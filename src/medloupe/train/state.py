@@ -1,0 +1,117 @@
+"""Where a stage stands: what the loop reads and writes, and what of it a checkpoint holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from medloupe.errors import TrainingError
+from medloupe.models.vlm import VisionLanguageModel
+from medloupe.train.engines.base import Losses
+from medloupe.train.objectives.base import Objective
+from medloupe.train.optimizer import load_state, state_by_name, trained_parameters
+from medloupe.train.order import Order
+from medloupe.train.stages import StageConfig
+
+Cut = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclass(kw_only=True)
+class StageState:
+    """What a stage needs to go on. `model` is what trains, perhaps sharded; `losses` holds it, and `call`
+    is what the engine made of that. `best` is the best value of the stage's metric and its step, `worse`
+    the number of evaluations since. `origin` must be equal for the rest of the stage to be the same as
+    without a break."""
+
+    number: int
+    stage: StageConfig
+    origin: dict[str, Any]
+    model: VisionLanguageModel
+    objective: Objective
+    lengths: list[int]
+    losses: Losses
+    call: nn.Module
+    optimizer: torch.optim.Optimizer
+    order: Order
+    total: int
+    step: int = 0
+    refused: int = 0
+    seconds: float = 0.0
+    reached: bool = False
+    best: tuple[float, int] | None = None
+    worse: int = 0
+    parameters: list[tuple[str, nn.Parameter]] = field(default_factory=list)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all steps are done, or more would not help."""
+        patience = self.stage.best.patience if self.stage.best else None
+        return self.step >= self.total or (patience is not None and self.worse >= patience)
+
+    def counts(self) -> dict[str, int]:
+        """By part, how many numbers train."""
+        return {
+            part: sum(parameter.numel() for _, parameter in named)
+            for part, named in trained_parameters(self.model).items()
+        }
+
+    def judge(self, metrics: dict[str, float]) -> bool:
+        """Whether the model as it is now is the best of the stage so far, which is noted.
+
+        Raises:
+            TrainingError: the metric is not among those that were measured.
+        """
+        rule = self.stage.best
+        if rule is None:
+            return False
+        if rule.metric not in metrics:
+            raise TrainingError(
+                f"no evaluation gives the metric {rule.metric!r}",
+                field=f"train.stages.{self.stage.name}.best.metric",
+                remedy=f"Choose one of: {', '.join(sorted(metrics))}",
+            )
+        value = metrics[rule.metric]
+        if self.best is not None and not rule.beats(value, self.best[0]):
+            self.worse += 1
+            return False
+        self.best, self.worse = (value, self.step), 0
+        return True
+
+    def saved(self, random: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
+        """What a checkpoint inside the stage holds; `random` are the states of all processes."""
+        return {
+            "parameters": {name: parameter.detach() for name, parameter in self.parameters},
+            "optimizer": state_by_name(self.optimizer, self.parameters),
+            "random": random,
+            "step": self.step,
+            "refused": self.refused,
+            "seconds": self.seconds,
+            "best": self.best,
+            "worse": self.worse,
+            "origin": self.origin,
+        }
+
+    def restore(self, saved: dict[str, Any], cut: Cut) -> None:
+        """Go on from `saved`, the random state aside; `cut` is the engine's."""
+        self.restore_parameters(saved, cut)
+        like = dict(self.parameters)
+        remembered = {
+            name: {
+                key: cut(value, like[name]) if isinstance(value, torch.Tensor) else value
+                for key, value in values.items()
+            }
+            for name, values in saved["optimizer"].items()
+        }
+        load_state(self.optimizer, self.parameters, remembered)
+        self.step, self.refused = saved["step"], saved["refused"]
+        self.seconds, self.best, self.worse = saved["seconds"], saved["best"], saved["worse"]
+
+    def restore_parameters(self, saved: dict[str, Any], cut: Cut) -> None:
+        """Take the weights of `saved`, and nothing else."""
+        with torch.no_grad():
+            for name, parameter in self.parameters:
+                parameter.copy_(cut(saved["parameters"][name], parameter))

@@ -1,0 +1,171 @@
+"""Runs in one or several real processes: `python fleet.py LAB PLAN.json`, where the plan lists runs.
+
+A run is `{"scene", "engine", "processes", "out", "stop", "after"}`: a scene is a model with its stages,
+`stop` the step in which the last process is asked to stop, `after` the run whose folder is gone on with.
+Torch is imported once; processes are forked, one thread each, before anything is computed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import os
+import shutil
+import socket
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from by_path import loaded
+from torch.distributed.tensor import DTensor
+
+from medloupe.imaging.transforms import ImageTransform
+from medloupe.models.vlm import VisionLanguageModel
+from medloupe.processing import ImageSource, Processor, ProcessorConfig
+from medloupe.train import StageConfig, StoppedError, TrainConfig, Trainer
+from medloupe.train.objectives.base import StageContext
+from medloupe.train.state import StageState
+
+LATER = ("medloupe.train.engines.ddp", "medloupe.train.engines.fsdp2", "medloupe.train.engines.one")
+HERE = Path(__file__).resolve().parent
+LORA = {"rank": 2, "alpha": 16.0}
+BOTH = ["connector", "language_model"]
+STAGES: dict[str, list[dict[str, Any]]] = {
+    # 9 rows: 4 + 4 + 1, so that one process of two has no row in every third batch
+    "whole": [{"trainable": BOTH, "batch_size": 4, "accumulate": 2, "steps": 5}],
+    # one row a step, and one of the nine is text, which reaches nothing that trains; then two rows a step,
+    # so that one process may have the text and the other an image; then the same connector with adapters
+    "stages": [
+        {"name": "align", "trainable": ["encoder", "connector"], "batch_size": 1, "steps": 9},
+        {"name": "mixed", "trainable": ["connector"], "batch_size": 2, "steps": 5},
+        {"name": "tune", "trainable": BOTH, "lora": LORA, "batch_size": 2, "steps": 2},
+    ],
+    "bf16": [
+        {"trainable": BOTH, "lora": LORA, "batch_size": 4, "steps": 4, "precision": "bf16"},
+    ],
+    # not packed: 25 rows; checkpointing, and then a stage without the adapters that were kept
+    "hia": [
+        {
+            "trainable": ["adapter", "language_model"],
+            "lora": LORA | {"merge": False},
+            "checkpointing": True,
+            "batch_size": 4,
+            "steps": 3,
+        },
+        {"name": "more", "trainable": ["adapter"], "batch_size": 3, "steps": 1},
+    ],
+    "dropout": [{"trainable": BOTH, "lora": LORA | {"dropout": 0.3}, "batch_size": 4, "steps": 5}],
+}
+
+
+class Watched(Trainer):
+    """Notes what sharded parameters are, and lets one process be asked to stop."""
+
+    at = 0
+    sharded = False
+
+    def update(self, state: StageState) -> None:
+        self.sharded = all(isinstance(parameter, DTensor) for _, parameter in state.parameters)
+        if state.step + 1 == self.at and self.engine.rank == self.engine.world - 1:
+            self.asked.by = "SIGTERM"
+        super().update(state)
+
+
+def train_config(scene: str, engine: str | None) -> TrainConfig:
+    base = {"name": "only", "objective": "language", "precision": "fp32", "learning_rate": 3e-3}
+    stages = tuple(StageConfig.parse(base | fields) for fields in STAGES[scene])
+    return TrainConfig(stages=stages, engine=engine, save_every=2)
+
+
+def make_trainer(lab: Path, scene: str, engine: str | None, out: Path, **options: Any) -> Watched:
+    """A trainer that starts from the files of the lab."""
+    tiny = loaded(HERE.parent / "tiny.py")
+    made = tiny.Lab(lab)
+    model = made.model()
+    if scene == "bf16":
+        model.language_model.to(torch.bfloat16)
+    context = made.context(model)
+    if scene == "hia":
+        context = with_adapter(context)
+    return Watched(
+        context.model,
+        train_config(scene, engine),
+        out,
+        lambda stage: dataclasses.replace(context, frozen_encoder="encoder" not in stage.trainable),
+        progress=lambda *_: None,
+        **options,
+    )
+
+
+def with_adapter(context: StageContext) -> StageContext:
+    """The same data for another model, with HiA between its layers."""
+    kit = loaded(HERE.parents[1] / "models/adapters/kit.py")
+    words = context.processor.tokenizer
+    config = kit.hia()
+    model: VisionLanguageModel = kit.tiny_vlm(len(words), config)
+    kit.stir(model.adapter)
+    transform = config.for_base(kit.base_encoder()).fitted(
+        kit.base_encoder().fitted(ImageTransform())
+    )
+    reader = Processor(
+        ProcessorConfig(transform=transform), words, model.layouts, model.config.image_token_id
+    )
+    images = ImageSource(context.dataset.root, transform)
+    return dataclasses.replace(context, model=model, processor=reader, images=images)
+
+
+def fit(lab: Path, run: dict[str, Any]) -> None:
+    trainer = make_trainer(lab, run["scene"], run["engine"], Path(run["out"]))
+    trainer.at = run.get("stop", 0)
+    stopped = False
+    try:
+        trainer.fit(resume=True)
+    except StoppedError:
+        stopped = True
+    if trainer.engine.is_main:
+        said = {"stopped": stopped, "sharded": trainer.sharded}
+        (Path(run["out"]) / "said.json").write_text(json.dumps(said))
+    trainer.engine.close()
+
+
+def in_processes(lab: Path, run: dict[str, Any]) -> None:
+    """Fork, run, wait: every process must end well."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    world = run["processes"]
+    children = []
+    for rank in range(world):
+        child = os.fork()
+        if child == 0:
+            if run["engine"] is not None:
+                os.environ |= {  # as torchrun does
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                    "WORLD_SIZE": str(world),
+                    "MASTER_ADDR": "127.0.0.1",
+                    "MASTER_PORT": str(port),
+                }
+            try:
+                fit(lab, run)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    if any(codes):
+        raise SystemExit(f"{run}: {codes}")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for name in ("torch._dynamo", *LATER):  # else every process would import them for itself
+        importlib.import_module(name)
+    for one in json.loads(Path(sys.argv[2]).read_text()):
+        if "after" in one:
+            shutil.copytree(one["after"], one["out"])
+        in_processes(Path(sys.argv[1]), one)
