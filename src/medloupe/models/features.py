@@ -18,7 +18,7 @@ import torch
 
 import medloupe
 from medloupe.imaging.blobs import Blob, BlobLog
-from medloupe.models.vlm import VisionLanguageModel, encoder_hash
+from medloupe.models.vlm import VisionLanguageModel, encoder_hash, on_device
 from medloupe.types import ImageInput, ImageLayout, Views
 
 # numpy has no bfloat16: bits travel as integers.
@@ -68,7 +68,7 @@ class KnownFeatures:
         if blob is not None:
             return _stored(image, blob)
         with torch.no_grad():
-            (made,) = self.model.encode([image])
+            (made,) = self.model.encode([on_device(image, self.model.device)])
         self._keep(digest.digest(), made)
         return made
 

@@ -12,7 +12,8 @@ from medloupe.errors import TrainingError
 
 
 class TrainLog:
-    """Appends rows. `event` is "stage" (what trains, what is frozen), "step", "refused" or "metrics"."""
+    """Appends rows. `event` is "stage" (what trains, what is frozen), "step", "refused" (a step that is not
+    taken), "spike" (one whose loss stands out), "metrics" or "tracker" (one that failed)."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

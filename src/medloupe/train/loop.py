@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,7 +75,9 @@ class Trainer:
         self.progress = progress
         self.engine = engine or config.open_engine()
         self.log = TrainLog(folder / "train.jsonl")
-        self.watch = LogWatch(self.log, progress) if self.engine.is_main else Watch()
+        self.watch = (
+            LogWatch(self.log, progress, self.engine, config) if self.engine.is_main else Watch()
+        )
         self.checkpoints = CheckpointFolder(folder / "checkpoints", keep=config.keep)
         self.asked = Asked()
 
@@ -104,7 +107,7 @@ class Trainer:
         check_stages(self.config.stages, self.context)
         check_best(self.config.stages, evaluates=self.hook is not None)
         self._rewind(found[-1] if found else None)
-        with listening() as self.asked:
+        with listening() as self.asked, closing(self.watch):
             self._fit(found)
         self.model.train(False)
 
@@ -129,6 +132,7 @@ class Trainer:
             self.watch.begin(state)
         else:
             self._restore(state, found)
+            self.watch.resumed(state)
         self._run(state)
         self._end(state)
 
@@ -144,7 +148,9 @@ class Trainer:
                 figures, stop = self._step(state, micros, rate)
                 seconds = time.perf_counter() - started
                 state.step, state.seconds = state.step + 1, state.seconds + seconds
-                self.watch.step(state, micros, replace(figures, waited=waited, seconds=seconds))
+                self.watch.step(state, replace(figures, waited=waited, seconds=seconds))
+                if state.spikes.is_spike(figures.loss):
+                    self.watch.spiked(state, figures.loss, self._rows(micros))
                 if self._is_due(self.config.evaluate_every, state) and self.hook:
                     with batches.paused():
                         self._evaluate(state)
@@ -169,15 +175,15 @@ class Trainer:
         state.optimizer.zero_grad(set_to_none=True)
         (count,) = self.engine.sums([sum(micro.count for micro in micros)])
         total = 0.0
-        for number, micro in enumerate(micros, 1):
-            with self.engine.accumulating(last=number == len(micros)):
-                loss = self._loss(state, micro, count)
-                self.backward(loss)
-            state.reached |= state.losses.reaches
-            total += float(loss.detach())
-        parameters = [parameter for _, parameter in state.parameters]
-        norm = self.engine.clip(parameters, state.stage.clip)
         mine = [sum(micro.tokens for micro in micros), sum(micro.padding for micro in micros)]
+        with self.watch.counting(state, mine[0]):
+            for number, micro in enumerate(micros, 1):
+                with self.engine.accumulating(last=number == len(micros)):
+                    loss = self._loss(state, micro, count)
+                    self.backward(loss)
+                state.reached |= state.losses.reaches
+                total += float(loss.detach())
+        norm, norms = self._clip(state)
         total, tokens, padding, reached, stop = self.engine.sums(
             [total / self.engine.world, *mine, state.reached, self.asked.by is not None]
         )
@@ -190,6 +196,7 @@ class Trainer:
         figures = StepFigures(
             loss=total,
             norm=norm,
+            norms=norms,
             rate=rate,
             tokens=int(tokens),
             padding=int(padding),
@@ -197,6 +204,14 @@ class Trainer:
             seconds=0.0,
         )
         return figures, stop > 0
+
+    def _clip(self, state: StageState) -> tuple[float, dict[str, float]]:
+        """The norm of the gradient before it is clipped, and that of each part where several train."""
+        self.engine.settle()
+        parts = state.by_part()
+        norms = {part: self.engine.norm(own) for part, own in parts.items()}
+        every = [parameter for _, parameter in state.parameters]
+        return self.engine.clip(every, state.stage.clip), norms if len(parts) > 1 else {}
 
     def _loss(self, state: StageState, micro: Micro, count: float) -> torch.Tensor:
         """The share that a micro-batch has in the loss of the step; engines then take the mean over
@@ -216,8 +231,7 @@ class Trainer:
         state.optimizer.step()
 
     def _refuse(self, state: StageState, micros: Sequence[Micro], loss: float, norm: float) -> None:
-        mine = [name for micro in micros if micro.count for name in micro.batch.ids]
-        rows = [name for names in self.engine.gathered(mine) for name in names]
+        rows = self._rows(micros)
         state.refused += 1
         self.watch.refused(state, loss, norm, rows)
         if state.refused >= self.config.max_refused:
@@ -227,6 +241,11 @@ class Trainer:
                 field=f"stage {state.stage.name}, step {state.step + 1}",
                 remedy="Lower the learning rate, or set precision to fp32; checkpoints are good",
             )
+
+    def _rows(self, micros: Sequence[Micro]) -> list[str]:
+        """The names of the rows of a step, those of other processes too."""
+        mine = [name for micro in micros if micro.count for name in micro.batch.ids]
+        return [name for names in self.engine.gathered(mine) for name in names]
 
     def _micros(self, state: StageState, step: int) -> list[Micro]:
         """What this process does in a step; runs ahead, in a thread."""

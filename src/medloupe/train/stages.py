@@ -12,6 +12,7 @@ from medloupe.models.low_rank import LowRankConfig
 from medloupe.models.vlm import Part
 from medloupe.train.engines.base import Engine, EngineConfig
 from medloupe.train.objectives.base import ObjectiveConfig
+from medloupe.train.trackers import TrackerConfig
 from medloupe.types import Split
 
 LORA_FIELDS = {"encoder": "encoder_lora", "language_model": "lora"}
@@ -131,7 +132,7 @@ class TrainConfig(Config):
     How the work is done changes no batch and, on one CPU process, no bit: `engine` (null: one process),
     `prefetch` (batches are made so many steps ahead, in a thread; null: 2) and `compile` (the layers of
     the language model go through torch.compile, where it has a compiler) may differ when a run is
-    resumed.
+    resumed. So may `trackers`, which get the figures of the log.
     """
 
     stages: tuple[StageConfig, ...] = Field(min_length=1)
@@ -145,6 +146,7 @@ class TrainConfig(Config):
     engine: EngineConfig | None = None
     prefetch: int | None = Field(default=None, ge=0)
     compile: bool | None = None
+    trackers: tuple[TrackerConfig, ...] | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> TrainConfig:
@@ -172,5 +174,5 @@ class TrainConfig(Config):
 
     def decisive(self) -> TrainConfig:
         """What decides on the course of the training: all but how the work is done and kept."""
-        free = dict.fromkeys(("engine", "prefetch", "compile"))
+        free = dict.fromkeys(("engine", "prefetch", "compile", "trackers"))
         return self.model_copy(update=free | {"save_every": 1, "keep": 1})

@@ -12,6 +12,7 @@ from torch import nn
 from medloupe.errors import TrainingError
 from medloupe.models.vlm import VisionLanguageModel
 from medloupe.train.engines.base import Losses
+from medloupe.train.meters.spikes import Spikes
 from medloupe.train.objectives.base import Objective
 from medloupe.train.optimizer import load_state, state_by_name, trained_parameters
 from medloupe.train.order import Order
@@ -44,6 +45,7 @@ class StageState:
     reached: bool = False
     best: tuple[float, int] | None = None
     worse: int = 0
+    spikes: Spikes = field(default_factory=Spikes)
     parameters: list[tuple[str, nn.Parameter]] = field(default_factory=list)
 
     @property
@@ -51,6 +53,13 @@ class StageState:
         """Whether all steps are done, or more would not help."""
         patience = self.stage.best.patience if self.stage.best else None
         return self.step >= self.total or (patience is not None and self.worse >= patience)
+
+    def by_part(self) -> dict[str, list[nn.Parameter]]:
+        """What trains, by the part of the model it belongs to."""
+        parts: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in self.parameters:
+            parts.setdefault(name.split(".", 1)[0], []).append(parameter)
+        return parts
 
     def counts(self) -> dict[str, int]:
         """By part, how many numbers train."""

@@ -8,13 +8,14 @@ losses and updates are those of one process, but for the order in which numbers 
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from medloupe.config import ComponentConfig
 from medloupe.models.vlm import VisionLanguageModel
@@ -78,9 +79,18 @@ class Engine(abc.ABC):
         del last
         return nullcontext()
 
+    @abc.abstractmethod
+    def settle(self) -> None:
+        """All gradients of the step are there; make them what one process has."""
+
+    def norm(self, parameters: Iterable[nn.Parameter]) -> float:
+        """Of the gradients of these; every process asks for the same."""
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        return _number(nn.utils.get_total_norm(gradients)) if gradients else 0.0
+
     def clip(self, parameters: Sequence[nn.Parameter], limit: float) -> float:
         """Scale the gradients of the step down to `limit`; returns their norm before."""
-        return float(nn.utils.clip_grad_norm_(parameters, limit))
+        return _number(nn.utils.clip_grad_norm_(parameters, limit))
 
     def publish(self, trained: VisionLanguageModel, model: VisionLanguageModel) -> None:
         """Bring what was trained into the whole model, in every process."""
@@ -120,6 +130,10 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def close(self) -> None:
         """Leave the other processes."""
+
+
+def _number(norm: torch.Tensor) -> float:
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 class EngineConfig(ComponentConfig):

@@ -38,6 +38,9 @@ class DdpEngine(GroupEngine):
         self._reducing = DistributedDataParallel(losses, find_unused_parameters=True)
         return self._reducing
 
+    def settle(self) -> None:
+        """DDP's reducer has left them so."""
+
     def accumulating(self, *, last: bool) -> AbstractContextManager[None]:
         assert self._reducing is not None, "the stage is wrapped"
         return nullcontext() if last else self._reducing.no_sync()

@@ -13,7 +13,7 @@ trained when a stage ends or is evaluated.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -106,12 +106,7 @@ class Fsdp2Engine(GroupEngine):
             whole |= set(model.encoder.parameters())
         return cast(nn.Module, fully_shard(losses, mesh=self.mesh, ignored_params=whole))
 
-    def clip(self, parameters: Sequence[nn.Parameter], limit: float) -> float:
-        self._forget_unreached()
-        norm = nn.utils.clip_grad_norm_(parameters, limit)
-        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-
-    def _forget_unreached(self) -> None:
+    def settle(self) -> None:
         """What no process reached has no gradient, as in one process: an optimizer then leaves it be."""
         losses = self._losses
         assert losses is not None, "the stage is wrapped"

@@ -31,6 +31,9 @@ class OneEngine(Engine):
     def wrap(self, losses: Losses) -> nn.Module:
         return losses
 
+    def settle(self) -> None:
+        """They are."""
+
     def wait(self) -> None:
         """There is nobody to wait for."""
 

@@ -18,7 +18,7 @@ from medloupe.config import ComponentConfig
 from medloupe.data.dataset import Dataset
 from medloupe.errors import TrainingError
 from medloupe.models.features import FeatureStore
-from medloupe.models.vlm import VisionLanguageModel
+from medloupe.models.vlm import VisionLanguageModel, on_device
 from medloupe.processing import ImageSource, Processor
 from medloupe.types import Batch, Conversation, ImageInput, ImageRef, Record, Views
 
@@ -73,7 +73,8 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def micro(self, rows: Sequence[int]) -> Micro:
-        """Build the batch of these rows."""
+        """Build the batch of these rows, ahead of its step and in a thread: it reads nothing that training
+        changes, and draws no random number."""
 
     @abc.abstractmethod
     def loss(self, micro: Micro) -> torch.Tensor:
@@ -170,6 +171,7 @@ class FrozenFeatures:
         return self._features[key]
 
     def _encoded(self, image: ImageInput) -> ImageInput:
+        model = self.context.model
         with torch.no_grad():
-            (encoded,) = self.context.model.encode([image])
+            (encoded,) = model.encode([on_device(image, model.device)])
         return encoded

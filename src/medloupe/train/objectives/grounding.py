@@ -21,7 +21,7 @@ from medloupe.data.dataset import Dataset
 from medloupe.errors import ConfigError, TrainingError
 from medloupe.imaging.transforms import Geometry, clip_box
 from medloupe.models.connectors.base import ALIGNMENT_OFFSET, ALIGNMENT_SLOPE, word_directions
-from medloupe.models.vlm import plain_encoder
+from medloupe.models.vlm import on_device, plain_encoder
 from medloupe.train.objectives.base import Micro, Objective, ObjectiveConfig, StageContext, ease_of
 from medloupe.types import Batch, Box, ImageInput, ImageLayout, Record
 
@@ -124,7 +124,8 @@ class GroundingObjective(Objective):
 
     def loss(self, micro: Micro) -> torch.Tensor:
         assert micro.targets is not None
-        lengths = self._grid_tokens(micro.batch.images).float() @ self.directions_KD.T
+        tokens = self._grid_tokens(micro.batch.images).float()
+        lengths = tokens @ self.directions_KD.to(tokens.device).T
         logits = lengths * ALIGNMENT_SLOPE + ALIGNMENT_OFFSET
         split = len(self.box_words)
         local = self._focal(logits[:, :, :split], micro.targets[:, :-1, :split]).sum()
@@ -133,7 +134,7 @@ class GroundingObjective(Objective):
 
     def _grid_tokens(self, images: Sequence[ImageInput]) -> torch.Tensor:
         """`[N, T, D]` of 2D images, which are all of one shape."""
-        encoded = self.model.encode(images)
+        encoded = self.model.encode([on_device(image, self.model.device) for image in images])
         features_NTC = torch.stack(
             [image.features for image in encoded if image.features is not None]
         )

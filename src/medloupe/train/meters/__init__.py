@@ -1,0 +1,1 @@
+"""What is measured while training, beside the loss: work, peak, memory, spikes."""

@@ -1,0 +1,226 @@
+"""Where a run's figures go beside its own log: TensorBoard files, Weights & Biases, Trackio.
+
+The log (`train.jsonl`) is always written and holds everything; a tracker gets the numbers of it. One that
+cannot be opened ends the run before it begins. One that fails later is left alone for the rest of the run,
+which the log says: no training is lost for a chart.
+"""
+
+from __future__ import annotations
+
+import abc
+import importlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from medloupe.config import ComponentConfig
+from medloupe.errors import MissingExtraError, TrainingError
+from medloupe.train.log import TrainLog, read_log
+
+EXTRA = "track"
+
+
+class Tracker(abc.ABC):
+    """An open run somewhere."""
+
+    @abc.abstractmethod
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """The figures after `step` steps, counted over all stages."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Write what is still under way."""
+
+
+class TrackerConfig(ComponentConfig):
+    """Base of all trackers."""
+
+    family: ClassVar[str] = "tracker"
+    table: ClassVar[Mapping[str, str]] = {
+        "tensorboard": "medloupe.train.trackers:TensorBoardConfig",
+        "wandb": "medloupe.train.trackers:WandbConfig",
+        "trackio": "medloupe.train.trackers:TrackioConfig",
+    }
+
+    @abc.abstractmethod
+    def open(self, folder: Path, config: Mapping[str, Any], *, step: int) -> Tracker:
+        """Begin, or go on after `step` steps. `config` is the training's; `folder` is the run's.
+
+        Raises:
+            MissingExtraError: its package is not installed.
+            TrainingError: it cannot be opened (no login, no permission).
+        """
+
+
+class TensorBoardConfig(TrackerConfig):
+    """Event files in the run's folder: `tensorboard --logdir RUN`."""
+
+    def open(self, folder: Path, config: Mapping[str, Any], *, step: int) -> Tracker:
+        _package("tensorboard")
+        from torch.utils.tensorboard import SummaryWriter  # imports tensorboard at once
+
+        try:
+            # figures after `step` of a run that was cut off are hidden
+            writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+            writer.add_text("config", f"```json\n{json.dumps(config, indent=1)}\n```", step)
+        except OSError as error:
+            raise _unopened(self, error) from error
+        return _TensorBoard(writer)
+
+
+class WandbConfig(TrackerConfig):
+    """Weights & Biases. Without a login, `mode` "offline" writes files that `wandb sync` sends later. A
+    run that was stopped goes on as another run of the same group."""
+
+    project: str = "medloupe"
+    entity: str | None = None
+    mode: Literal["online", "offline"] = "online"
+
+    def open(self, folder: Path, config: Mapping[str, Any], *, step: int) -> Tracker:
+        wandb = _package("wandb")
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            run = wandb.init(
+                project=self.project,
+                entity=self.entity,
+                mode=self.mode,
+                name=folder.name,
+                group=folder.name,
+                dir=str(folder),
+                config={**config, "after_step": step},
+            )
+        except (wandb.Error, OSError) as error:
+            raise _unopened(self, error) from error
+        return _Wandb(run)
+
+
+class TrackioConfig(TrackerConfig):
+    """Trackio, whose database lies on this machine: `trackio show`."""
+
+    project: str = "medloupe"
+
+    def open(self, folder: Path, config: Mapping[str, Any], *, step: int) -> Tracker:
+        trackio = _package("trackio")
+        try:
+            run = trackio.init(
+                project=self.project,
+                name=folder.name,
+                config={**config, "after_step": step},
+                resume="allow",
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise _unopened(self, error) from error
+        return _Trackio(trackio, run)
+
+
+class _TensorBoard(Tracker):
+    def __init__(self, writer: Any) -> None:
+        self.writer = writer
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class _Wandb(Tracker):
+    def __init__(self, run: Any) -> None:
+        self.run = run
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self.run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class _Trackio(Tracker):
+    def __init__(self, trackio: Any, run: Any) -> None:
+        self.trackio, self.run = trackio, run
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self.run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self.trackio.finish()
+
+
+class Tracked:
+    """The trackers of a run, which open with its first stage, or the one that it goes on with. They get
+    the numbers of the log's rows, by stage, and the number of steps over all stages."""
+
+    def __init__(
+        self, trackers: Sequence[TrackerConfig], config: Mapping[str, Any], log: TrainLog
+    ) -> None:
+        self.trackers, self.config, self.training_log = trackers, config, log
+        self._open: list[tuple[str, Tracker]] | None = None
+        self._before = 0
+
+    def begin(self, number: int, step: int) -> None:
+        """A stage goes on after `step` of its own steps.
+
+        Raises:
+            MissingExtraError, TrainingError: a tracker cannot be opened.
+        """
+        if not self.trackers:
+            return
+        rows = read_log(self.training_log.path)
+        stages = {row["number"]: row["steps"] for row in rows if row["event"] == "stage"}
+        self._before = sum(steps for before, steps in stages.items() if before < number)
+        if self._open is None:
+            folder, after = self.training_log.path.parent, self._before + step
+            self._open = [(t.name, t.open(folder, self.config, step=after)) for t in self.trackers]
+
+    def log(self, row: Mapping[str, Any]) -> None:
+        """Pass the numbers of a row on."""
+        values = dict(_numbers(row, f"{row['stage']}/"))
+        for name, tracker in list(self._open or ()):
+            self._try(name, tracker, row, lambda t: t.log(self._before + row["step"], values))
+
+    def close(self) -> None:
+        """Close those that are open."""
+        for name, tracker in list(self._open or ()):
+            self._try(name, tracker, {}, lambda t: t.close())
+        self._open = None
+
+    def _try(
+        self, name: str, tracker: Tracker, row: Mapping[str, Any], do: Callable[[Tracker], None]
+    ) -> None:
+        try:
+            do(tracker)
+        except (
+            Exception
+        ) as error:  # whatever somebody's client raises: the training goes on without it
+            assert self._open is not None
+            self._open.remove((name, tracker))
+            where = {key: row[key] for key in ("number", "step") if key in row}
+            if where:
+                self.training_log.write(
+                    {"event": "tracker", **where, "name": name, "error": str(error)}
+                )
+
+
+def _numbers(row: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and name not in ("number", "step"):
+            yield prefix + name, value
+
+
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingExtraError.naming(name, extra=EXTRA) from error
+
+
+def _unopened(config: TrackerConfig, error: Exception) -> TrainingError:
+    return TrainingError(
+        f"the tracker {config.name} cannot be opened: {error}",
+        field="train.trackers",
+        remedy="Log in, set its mode to offline where it has one, or leave it out: train.jsonl holds all",
+    )
