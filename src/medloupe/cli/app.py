@@ -210,6 +210,7 @@ def _train(config: RunConfig, data: Path, out: Path, *, resume: bool, engine: En
     from medloupe.recipes import run
     from medloupe.train.signals import EXIT_STOPPED, StoppedError
 
+    stopped = ""
     watched: AbstractContextManager[Progress] = console.Bars()
     if not engine.is_main:
         watched = nullcontext(_unwatched)
@@ -225,11 +226,13 @@ def _train(config: RunConfig, data: Path, out: Path, *, resume: bool, engine: En
                 workers=None,
                 engine=engine,
             )
-    except StoppedError as stopped:
+    except StoppedError as error:
+        stopped = str(error)
+    if stopped:  # not inside of `except`, where the error keeps what is to be closed alive
         if engine.is_main:
-            console.err.print(str(stopped), markup=False)
+            console.err.print(stopped, markup=False)
         engine.close()
-        raise typer.Exit(EXIT_STOPPED) from stopped
+        raise typer.Exit(EXIT_STOPPED)
 
 
 @app.command()

@@ -32,9 +32,7 @@ class DdpEngine(GroupEngine):
         self._reducing: DistributedDataParallel | None = None
 
     def wrap(self, losses: Losses) -> nn.Module:
-        # that of a stage before goes first, with its buckets of gradients and its hooks on parameters
-        self._reducing = None
-        gc.collect()
+        self._free()  # that of a stage before, with its buckets of gradients and its hooks
         self._reducing = DistributedDataParallel(losses, find_unused_parameters=True)
         return self._reducing
 
@@ -44,3 +42,14 @@ class DdpEngine(GroupEngine):
     def accumulating(self, *, last: bool) -> AbstractContextManager[None]:
         assert self._reducing is not None, "the stage is wrapped"
         return nullcontext() if last else self._reducing.no_sync()
+
+    def close(self) -> None:
+        # a reducer that outlives the group would end its threads while it holds Python's lock, which
+        # they may be waiting for
+        self._free()
+        super().close()
+
+    def _free(self) -> None:
+        """What holds the reducer but this engine has let go of it by now."""
+        self._reducing = None
+        gc.collect()
