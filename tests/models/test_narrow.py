@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, LlamaConfig
 
 from medloupe.models.narrow import VOCABULARY, WINDOW, narrow_copy, narrow_fields, undisturbed
 
@@ -83,3 +83,14 @@ def test_nothing_around_disturbs_what_is_tried_and_the_other_way_round() -> None
         (gradient,) = torch.autograd.grad(numbers.sum(), [layer.weight])
     assert gradient.shape == (3, 3)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_trying_touches_no_generator_but_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`torch.manual_seed` would seed those of GPUs too, which nobody sets back."""
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    with undisturbed():
+        narrow_copy(
+            LlamaConfig(hidden_size=64, num_attention_heads=2, num_hidden_layers=2), "eager"
+        )
+    assert seeded == []

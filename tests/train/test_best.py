@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from medloupe.errors import ConfigError, TrainingError
+from medloupe.errors import CheckpointError, ConfigError, TrainingError
 from medloupe.train.log import read_log
 from medloupe.train.stages import BestConfig, TrainConfig
 
@@ -114,12 +114,13 @@ def test_a_best_from_the_future_is_dropped(tiny: ModuleType, lab: Any, tmp_path:
     folder.write(0, "tune", 3, {})
     folder.write(0, "tune", 4, {}, best=True)
     assert [path.name for path in sorted(folder.folder.iterdir())] == [
+        "00-tune-0000002.best.pt",  # a run that goes on from step 3 may find no better
         "00-tune-0000003.pt",
         "00-tune-0000004.best.pt",
     ]
     assert folder.best(0).step == 4
     folder.rewind(folder.found()[-1])
-    assert folder.best(0) is None
+    assert folder.best(0).step == 2
     assert folder.found()[-1].step == 3
 
 
@@ -134,3 +135,59 @@ def test_what_cannot_be_chosen_by_is_said(tiny: ModuleType, lab: Any, tmp_path: 
         TrainConfig(stages=run.stages)
     assert BestConfig(metric="a").beats(2.0, 1.0)
     assert not BestConfig(metric="a", mode="min").beats(2.0, 1.0)
+
+
+def test_a_break_after_a_later_best_goes_on_with_the_earlier_one(
+    tiny: ModuleType, lab: Any, tmp_path: Path
+) -> None:
+    """The later best is trained again after a break, and need not come out as good."""
+    stage = tiny.language_stage(steps=8, best={"metric": "accuracy", "restore": True})
+    run = TrainConfig(stages=(stage,), evaluate_every=2, save_every=4)
+
+    def first(step: int, _: Any) -> dict[str, float]:
+        if step == 8:
+            raise KeyboardInterrupt
+        return {"accuracy": {2: 0.5, 4: 0.4, 6: 0.9}[step]}
+
+    with pytest.raises(KeyboardInterrupt):
+        lab.trainer(tmp_path, run, hook=first).fit()
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == [
+        "00-tune-0000002.best.pt",
+        "00-tune-0000004.pt",
+        "00-tune-0000006.best.pt",
+    ]
+    shown: dict[int, dict[str, torch.Tensor]] = {}
+
+    def second(step: int, model: Any) -> dict[str, float]:
+        shown[step] = {n: t.clone() for n, t in model.connector.state_dict().items()}
+        return {"accuracy": 0.1}
+
+    trainer = lab.trainer(tmp_path, run, hook=second)
+    trainer.fit(resume=True)
+    ended = dict(trainer.model.connector.state_dict())
+    assert not equal(ended, shown[8])
+    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == [
+        "00-tune-0000002.best.pt",
+        "00-tune-end.pt",
+    ]
+
+
+def test_a_best_checkpoint_that_is_gone_is_named(
+    tiny: ModuleType, lab: Any, tmp_path: Path
+) -> None:
+    def hook(step: int, _: Any) -> dict[str, float]:
+        if step == 9:
+            (tmp_path / "checkpoints/00-tune-0000004.best.pt").unlink()
+        return {"accuracy": SCORES[step] if step < 9 else 0.0}
+
+    with pytest.raises(CheckpointError, match="after step 4, is gone"):
+        lab.trainer(tmp_path, config(tiny, restore=True), hook=hook).fit()
+
+
+def test_nothing_of_a_finished_stage_stays_in_memory(
+    tiny: ModuleType, lab: Any, tmp_path: Path
+) -> None:
+    trainer = lab.trainer(tmp_path, TrainConfig(stages=(tiny.language_stage(steps=2),)))
+    trainer.fit()
+    assert all(parameter.grad is None for parameter in trainer.model.parameters())

@@ -278,6 +278,8 @@ def _attend_to_blocks(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """FlexAttention under a block mask, sdpa under anything else: evaluation in between stays as it is."""
     if isinstance(attention_mask, BlockMask):
+        # under autocast rotary positions leave query and key in float32
+        query, key = query.to(value.dtype), key.to(value.dtype)
         return flex_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 

@@ -37,7 +37,7 @@ class FeatureStore:
     """
 
     def __init__(self, folder: Path, limit_bytes: int = 8 * 2**30) -> None:
-        self.blobs = BlobLog(folder, limit_bytes)
+        self.folder, self.blobs = folder, BlobLog(folder, limit_bytes)
 
     def of(self, model: VisionLanguageModel) -> KnownFeatures:
         """Those of the model's encoder as it is now; ask again once it has changed."""
@@ -68,7 +68,8 @@ class KnownFeatures:
         if blob is not None:
             return _stored(image, blob)
         with torch.no_grad():
-            (made,) = self.model.encode([on_device(image, self.model.device)])
+            (encoded,) = self.model.encode([on_device(image, self.model.device)])
+        made = on_device(encoded, torch.device("cpu"))
         self._keep(digest.digest(), made)
         return made
 

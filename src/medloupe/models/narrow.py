@@ -33,7 +33,7 @@ def narrow_copy(architecture: PretrainedConfig, attention: str) -> PreTrainedMod
     narrowed so.
     """
     narrow = architecture_from(narrow_fields(architecture))
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # GPUs keep their own, which nobody would set back
     with torch.device("meta"):
         size = sum(p.numel() for p in empty_language(narrow, attention).parameters())
     if size > _MOST_PARAMETERS:

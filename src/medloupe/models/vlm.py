@@ -486,6 +486,9 @@ class VisionLanguageModel(PreTrainedModel, GenerationMixin):
     def join_rows(self) -> None:
         """Let the language model take rows of several documents, where it is on a GPU."""
         text = self.language_model
+        fields = text.config.get_text_config().to_dict()
+        if fields.get("attention_dropout") or fields.get("attn_pdrop"):
+            return  # FlexAttention has none
         if self.device.type == "cuda" and text.config._attn_implementation == "sdpa":
             text.set_attn_implementation(BLOCKS)
 

@@ -85,6 +85,10 @@ class RunConfig(Config):
     `store` is the folder in which decoded images are kept between epochs and runs, 16 GiB at most:
     `cache` stands for `views` in MedLoupe's cache folder (`MEDLOUPE_CACHE`), null keeps none. It
     changes no bit of what a model sees. The pixels there are those of the data: guard them alike.
+
+    `features` is where the features of a frozen encoder are kept: null in memory (4 GiB at most, for
+    the run), `cache` or a folder also on disk (8 GiB, for other runs too), `off` nowhere: then images are
+    encoded whenever a batch has them, which on a fast GPU may cost less than reading.
     """
 
     name: str = Field(min_length=1)
@@ -96,6 +100,7 @@ class RunConfig(Config):
     evaluate: EvaluateConfig
     audit: GateConfig = GateConfig()
     store: str | None = Field(default="cache", min_length=1)
+    features: str | None = Field(default=None, min_length=1)
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")

@@ -44,7 +44,7 @@ from medloupe.train.checkpoint import CheckpointFolder
 from medloupe.train.engines.base import Engine
 from medloupe.train.log import read_log
 from medloupe.train.loop import Hook
-from medloupe.train.objectives.base import StageContext
+from medloupe.train.objectives.base import KEPT_BYTES, StageContext
 from medloupe.train.preflight import check_stages
 from medloupe.types import EvalLog, ImageRef
 
@@ -53,6 +53,7 @@ MANIFEST_FILE = "manifest.json"
 EVALUATION_FILE = "eval.jsonl"
 REPORT_FILE = "report.html"
 MODEL_FOLDER = "model"
+OFF = "off"
 # Decoded views are kept up to this size; a view is decoded again when it was dropped.
 VIEW_BYTES = 1 << 30
 
@@ -94,7 +95,7 @@ def train(
     `tell` hears, before training begins, where the data come from and what the leak audit warns of.
     `workers` processes look at the images for that and fill the store of decoded ones (None: one a
     core); more than one need a script that can be imported, with its work under `if __name__ == "__main__"`.
-    `features` keeps what a frozen encoder makes of images, for other runs too.
+    `features` stands in for the store that `config.features` names.
 
     Raises:
         CheckpointError: `out` holds checkpoints and `resume` is false, or they are of another run.
@@ -114,6 +115,9 @@ def train(
                 tell(line)
         manifest = _begin(config, sources, passed, out)
     engine.wait()
+    kept = features or feature_store(config.features)
+    if engine.is_main and tell is not None:
+        tell(_about_features(config, kept))
     model, processor, images = build(config, data)
     if config.model.start is not None:
         started = _start(model, config.model.start, tell if engine.is_main else None)
@@ -127,9 +131,10 @@ def train(
             processor=processor,
             dataset=sources.of(stage),
             images=images,
-            frozen_encoder="encoder" not in stage.trainable,
+            frozen_encoder="encoder" not in stage.trainable and config.features != OFF,
             progress=progress,
-            features=features,
+            features=kept,
+            mixed=stage.mixture is not None,
         )
 
     if images.store is not None and engine.is_main:
@@ -255,6 +260,27 @@ def load(
     )
     _channels_last(predict.model)
     return predict
+
+
+def feature_store(name: str | None) -> FeatureStore | None:
+    """The store that `RunConfig.features` names, if it names one.
+
+    Raises:
+        ConfigError: its folder cannot be made or written.
+    """
+    if name is None or name == OFF:
+        return None
+    return FeatureStore(cache_folder() / "features" if name == "cache" else Path(name))
+
+
+def _about_features(config: RunConfig, kept: FeatureStore | None) -> str:
+    """One line: what becomes of the features of frozen encoders."""
+    if all("encoder" in stage.trainable for stage in config.train.stages):
+        return "features: the encoder trains in every stage, nothing is kept"
+    if config.features == OFF:
+        return "features: not kept, frozen encoders run anew in every step"
+    where = "" if kept is None else f", and in {kept.folder}"
+    return f"features: those of frozen encoders are kept in memory, {KEPT_BYTES >> 30} GiB at most{where}"
 
 
 def decoded_store(name: str | None) -> DecodedStore | None:
@@ -398,6 +424,8 @@ def _refuse_other_run(config: RunConfig, manifest: dict[str, Any], out: Path) ->
     differ = [field for field in fields if getattr(before, field) != getattr(config, field)]
     if before.train.decisive() != config.train.decisive():
         differ.append("train")
+    if any(s.best for s in config.train.stages) and before.evaluate != config.evaluate:
+        differ.append("evaluate")
     noted = json.loads((out / MANIFEST_FILE).read_text(encoding="utf-8"))
     data = ("data_fingerprint", "mixtures")
     if [noted.get(name, {}) for name in data] != [manifest[name] for name in data]:
@@ -411,9 +439,11 @@ def _refuse_other_run(config: RunConfig, manifest: dict[str, Any], out: Path) ->
 
 
 def _write_run(folder: Path, config: RunConfig, manifest: dict[str, Any]) -> None:
-    (folder / RUN_FILE).write_text(config.to_yaml(), encoding="utf-8")
     text = json.dumps(manifest, indent=1, ensure_ascii=False, sort_keys=True)
-    (folder / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+    for name, content in ((RUN_FILE, config.to_yaml()), (MANIFEST_FILE, text + "\n")):
+        scratch = folder / f"{name}.partial"  # a kill in between must not leave half a file
+        scratch.write_text(content, encoding="utf-8")
+        scratch.replace(folder / name)
 
 
 def _evaluation_manifest(folder: Path, run: RunConfig, dataset: Dataset) -> dict[str, Any]:

@@ -78,11 +78,16 @@ class CheckpointFolder:
 
     def prune(self, stage: int, *, finished: bool) -> None:
         """Drop the checkpoints of a stage beyond the newest `keep` and the newest best one, and where it
-        is finished all inside it but that one."""
+        is finished all inside it but that one. The best up to the newest ordinary one stays, too: a run
+        that goes on from there may find no better."""
         here = [f for f in self._all() if f.stage == stage and f.step is not None]
         inside = [found for found in here if not found.best]
         best = [found for found in here if found.best]
-        for old in (*(inside if finished else inside[: -self.keep]), *best[:-1]):
+        newest = inside[-1].step or 0 if inside else 0
+        early = [found for found in best if (found.step or 0) <= newest]
+        late = [found for found in best if (found.step or 0) > newest]
+        spare = best[:-1] if finished else [*early[:-1], *late[:-1]]
+        for old in (*(inside if finished else inside[: -self.keep]), *spare):
             _remove(old.path)
 
     def rewind(self, last: Found | None) -> None:

@@ -54,10 +54,10 @@ AHEAD = 2
 class Trainer:
     """Runs the stages of a `TrainConfig` on one model.
 
-    `context(stage)` builds the objective's inputs; `hook(step, model)` may evaluate, in the first
-    process. Logs go to `folder/train.jsonl`, checkpoints to `folder/checkpoints`. `engine` is what
-    `config.open_engine()` gave; without one the trainer opens it, and a script of several processes
-    closes it when all is done.
+    `context(stage)` builds the objective's inputs; `hook(step, model)` may evaluate: every process has
+    one, and the first calls it. Logs go to `folder/train.jsonl`, checkpoints to `folder/checkpoints`.
+    `engine` is what `config.open_engine()` gave; without one the trainer opens it, and a script of
+    several processes closes it when all is done.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Trainer:
             TrainingError: a stage has no rows (said before any trains), or too many non-finite steps.
             StoppedError: a signal asked for it.
         """
-        found = self.checkpoints.found()
+        found = self.engine.told(self.checkpoints.found())
         if found and not resume:
             raise CheckpointError(
                 "this run has checkpoints already",
@@ -120,7 +120,7 @@ class Trainer:
             if ends:
                 self._load_parts(ends[-1])
             self._stage(number, stage, here[-1] if here else None)
-            found = self.checkpoints.found()
+            found = self.engine.told(self.checkpoints.found())
             if number + 1 < len(self.config.stages) and self._is_asked():
                 raise self._stopped()
         if found and not self._is_loaded(found[-1]):
@@ -296,10 +296,17 @@ class Trainer:
 
     def _end(self, state: StageState) -> None:
         stage = state.stage
-        best = self.checkpoints.best(state.number)
-        if best is not None and stage.best is not None and stage.best.restore:
+        best = self.engine.told(self.checkpoints.best(state.number))
+        if stage.best is not None and stage.best.restore and state.best is not None:
+            if best is None:
+                raise CheckpointError(
+                    f"the best checkpoint of stage {stage.name}, after step {state.best[1]}, is gone",
+                    file=str(self.checkpoints.folder),
+                    remedy="Train the stage again in another --out, or set its best.restore to false",
+                )
             saved = self.checkpoints.read(best, dict(state.parameters))
             state.restore_parameters(saved, self.engine.cut)
+        state.optimizer.zero_grad(set_to_none=True)
         self.engine.publish(state.model, self.model)
         if stage.checkpointing:
             self.model.activation_checkpointing_disable()  # type: ignore[no-untyped-call]

@@ -129,10 +129,10 @@ class TrainConfig(Config):
     Every `evaluate_every` steps, and after a stage's last, a run asks its benchmark on
     `evaluate_split`, at most `evaluate_limit` rows of each task (null: the validation split, 32 rows).
 
-    How the work is done changes no batch and, on one CPU process, no bit: `engine` (null: one process),
-    `prefetch` (batches are made so many steps ahead, in a thread; null: 2) and `compile` (the layers of
-    the language model go through torch.compile, where it has a compiler) may differ when a run is
-    resumed. So may `trackers`, which get the figures of the log.
+    How the work is done changes no batch: `engine` (null: one process), `prefetch` (batches are made so
+    many steps ahead, in a thread; null: 2; changes no bit) and `compile` (the layers of the language
+    model go through torch.compile, where it has a compiler) may differ when a run is resumed. So may
+    `trackers`, which get the figures of the log.
     """
 
     stages: tuple[StageConfig, ...] = Field(min_length=1)

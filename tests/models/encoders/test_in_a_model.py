@@ -24,8 +24,11 @@ from transformers import (
     SwinConfig,
     ViTConfig,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from medloupe.models.encoders import EncoderConfig
+from medloupe.models.encoders.hf_vision import CLIPEncoderConfig
+from medloupe.models.low_rank import LowRankConfig, inject
 from medloupe.models.vlm import VisionLanguageModel, VLMConfig
 from medloupe.types import ImageInput
 
@@ -152,3 +155,32 @@ def test_the_saved_config_names_its_source_and_needs_it_no_more(tmp_path: Path) 
     saved = json.loads((tmp_path / "config.json").read_text())["encoder"]
     assert saved["architecture"]["model_type"] == "dinov2"
     assert saved["image_size"] == 40
+
+
+def test_a_tower_that_trains_computes_its_layers_again_and_drops_in_its_adapters() -> None:
+    """The layers follow the mode where it is asked for; their parts, which draw numbers, do not."""
+    tower = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        image_size=28, patch_size=14, attention_dropout=0.5,
+    )  # fmt: skip
+    config = CLIPEncoderConfig(architecture=tower.to_diff_dict(), image_size=28)
+    encoder = config.build().train()
+    views = torch.randn(2, 3, 28, 28)
+    assert torch.equal(encoder(views), encoder(views))
+    calls: list[int] = []
+    first = next(m for m in encoder.modules() if isinstance(m, GradientCheckpointingLayer))
+    first.self_attn.register_forward_pre_hook(lambda *_: calls.append(1))
+    encoder.tower.activation_checkpointing_enable({"use_reentrant": False})
+    encoder(views).sum().backward()
+    assert len(calls) == 2
+    calls.clear()
+    encoder.eval()
+    encoder(views).sum().backward()
+    assert len(calls) == 1
+    inject(encoder, LowRankConfig(rank=2, dropout=0.5))
+    for name, parameter in encoder.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    assert torch.equal(encoder.eval()(views), encoder(views))
+    encoder.train()
+    assert not torch.equal(encoder(views), encoder(views))

@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from typing import Literal, Self
 
 import torch
+from peft.tuners.lora import LoraLayer
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from medloupe.models.encoders.base import Encoder
 from medloupe.models.encoders.checkpoints import fill, read_tower, source_of
@@ -18,7 +20,8 @@ class TowerEncoder(Encoder):
     """Holds the network as `tower`, in evaluation mode also while it trains.
 
     Dropout, stochastic depth, jittered positions and the statistics of small batches would give a
-    frozen tower other features in training than in evaluation.
+    frozen tower other features in training than in evaluation. Two things do follow the mode: low-rank
+    adapters, and whether a layer may be computed again (its parts stay in evaluation mode).
     """
 
     tower: PreTrainedModel
@@ -26,6 +29,11 @@ class TowerEncoder(Encoder):
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
         self.tower.train(False)
+        for module in self.tower.modules():
+            if isinstance(module, LoraLayer):
+                module.train(mode)
+            elif isinstance(module, GradientCheckpointingLayer):
+                module.training = mode
         return self
 
     @property

@@ -13,6 +13,7 @@ trained when a stage ends or is evaluated.
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -62,6 +63,10 @@ class TouchedLosses(AnchoredLosses):
     def forward(self, micro: Micro) -> torch.Tensor:
         loss = super().forward(micro)
         found = _leaves(loss)
+        self.reaches = any(
+            leaf.requires_grad and leaf is not self.anchor and not isinstance(leaf, DTensor)
+            for leaf in found
+        )
         for name, parameter in self.model.named_parameters():
             # inside of the root's forward its own group is whole; layers are not, and always run
             if parameter.requires_grad and not isinstance(parameter, DTensor):
@@ -89,6 +94,8 @@ class Fsdp2Engine(GroupEngine):
                 field="train.engine",
                 remedy="Use the engine ddp, or set model.language.quantization to none",
             )
+        self._losses = None  # the weights of a stage before go before the next copy comes
+        gc.collect()
         return copy.deepcopy(model)
 
     def losses(self, model: VisionLanguageModel, objective: Objective) -> Losses:
@@ -100,6 +107,9 @@ class Fsdp2Engine(GroupEngine):
         model = losses.model
         for layer in decoder_layers(model.language_model):
             fully_shard(layer, mesh=self.mesh)
+        losses.anchor.data = losses.anchor.data.to(
+            self.device
+        )  # what is not sharded is not moved either
         whole = {losses.anchor}
         if not any(parameter.requires_grad for parameter in model.encoder.parameters()):
             model.encoder.to(self.device)

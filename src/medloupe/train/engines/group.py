@@ -45,14 +45,22 @@ class GroupConfig(EngineConfig):
             )
         on_gpu = torch.cuda.is_available()
         if on_gpu:
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(self._gpu())
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
             timeout=timedelta(minutes=self.timeout_minutes),
         )
-        return (
-            torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device("cpu")
-        )
+        return torch.device("cuda", self._gpu()) if on_gpu else torch.device("cpu")
+
+    def _gpu(self) -> int:
+        place, count = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if place >= count:
+            raise ConfigError(
+                f"process {place} of this machine has no GPU of its own, there are {count}",
+                field="train.engine",
+                remedy=f"Start at most {count} with --nproc-per-node",
+            )
+        return place
 
 
 class GroupEngine(Engine):

@@ -23,12 +23,14 @@ from medloupe.processing import ImageSource, Processor
 from medloupe.types import Batch, Conversation, ImageInput, ImageRef, Record, Views
 
 Progress = Callable[[str, int, int], None]
+# What a stage keeps of frozen encoders' features in memory.
+KEPT_BYTES = 4 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageContext:
     """What an objective builds its rows from. `frozen_encoder`: its features may be kept, in `features`
-    also for other runs."""
+    also for other runs. `mixed`: the rows are those of several data sets, each with its share."""
 
     model: VisionLanguageModel
     processor: Processor
@@ -37,6 +39,7 @@ class StageContext:
     frozen_encoder: bool
     progress: Progress
     features: FeatureStore | None = None
+    mixed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,18 +148,20 @@ def _number(case: Record | Conversation, attribute: str) -> float:
 class FrozenFeatures:
     """Encoder features where the encoder does not train: each image is encoded once, when first met.
 
-    Always one image at a time: its features then do not depend on its neighbours in a batch, so a
-    resumed run sees the same bits. Detail views are those of an encoder that may train: they are made
-    anew each time.
+    They are kept in memory, up to `KEPT_BYTES`, and in `StageContext.features` where there is a store;
+    what fits into neither is encoded again in the next epoch. Always one image at a time: its features
+    then do not depend on its neighbours in a batch, so a resumed run sees the same bits. Detail views are
+    those of an encoder that may train: they are made anew each time.
     """
 
     def __init__(self, context: StageContext) -> None:
         self.context = context
         self._features: dict[str, ImageInput] = {}
+        self._bytes = 0
         self._known = context.features and context.features.of(context.model)
 
     def of(self, refs: Sequence[ImageRef]) -> list[ImageInput]:
-        """The images with their features."""
+        """The images with their features, on the CPU."""
         return [self._detailed(self._one(ref), self.context.images.detail(ref)) for ref in refs]
 
     @staticmethod
@@ -165,13 +170,18 @@ class FrozenFeatures:
 
     def _one(self, ref: ImageRef) -> ImageInput:
         key = ref.to_json()
-        if key not in self._features:
-            image = ImageInput(kind=ref.kind, views=self.context.images.view(ref))
-            self._features[key] = self._known.of(image) if self._known else self._encoded(image)
-        return self._features[key]
+        if key in self._features:
+            return self._features[key]
+        image = ImageInput(kind=ref.kind, views=self.context.images.view(ref))
+        made = self._known.of(image) if self._known else self._encoded(image)
+        assert made.features is not None, "an encoded image has features"
+        if self._bytes + made.features.nbytes <= KEPT_BYTES:  # the first ones stay
+            self._features[key] = made
+            self._bytes += made.features.nbytes
+        return made
 
     def _encoded(self, image: ImageInput) -> ImageInput:
         model = self.context.model
         with torch.no_grad():
             (encoded,) = model.encode([on_device(image, model.device)])
-        return encoded
+        return on_device(encoded, torch.device("cpu"))

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, model_validator
 
 from medloupe.data.dataset import Dataset
+from medloupe.data.mixture import source_of
 from medloupe.errors import ConfigError, TrainingError
 from medloupe.models.attention import mask_plan
 from medloupe.processing import collate, pack_branches
@@ -169,12 +170,19 @@ class LanguageObjective(Objective):
         over = sum(not budget.holds(self._cost(row)) for row in self.rows)
         if over:
             context.progress(f"{over:,} rows cost more than the budget, each stays alone", 1, 1)
-        self.rows = pack_branches(
-            self.rows,
-            image_token_id=self.processor.image_token_id,
-            cost_of=self.cost_of,
-            budget=budget,
-        )
+        groups: dict[str, list[ModelInput]] = {}
+        for row in self.rows:  # a row counts for one source of a mixture
+            groups.setdefault(source_of(row.ids[0]) if context.mixed else "", []).append(row)
+        self.rows = [
+            packed
+            for rows in groups.values()
+            for packed in pack_branches(
+                rows,
+                image_token_id=self.processor.image_token_id,
+                cost_of=self.cost_of,
+                budget=budget,
+            )
+        ]
         self.model.join_rows()
 
     def _cost(self, row: ModelInput) -> Cost:
