@@ -20,6 +20,7 @@ from medloupe.recipes import load_run, run
 from medloupe.recipes.config import RunConfig
 from medloupe.recipes.manifest import code_revision
 from medloupe.recipes.prepare import prepare
+from medloupe.train.log import read_log
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -57,6 +58,30 @@ def test_a_loaded_model_is_the_trained_one(trained: Trained) -> None:
     for part, weights in ends.items():
         for name, tensor in weights.items():
             assert torch.equal(kept[f"{part}.{name}"], tensor), f"{part}.{name}"
+
+
+def test_features_are_kept_where_the_run_says(trained: Trained, tmp_path: Path) -> None:
+    """In memory, in a folder or nowhere: the first two are the same numbers."""
+    # the second stage alone: it leaves the encoder as it is
+    stage = trained.config.train.stages[-1].model_copy(
+        update={"steps": 3, "trainable": ("connector",), "lora": None}
+    )
+    losses: dict[str, list[float]] = {}
+    for name, choice in (("memory", None), ("folder", str(tmp_path / "kept")), ("off", "off")):
+        train = trained.config.train.model_copy(update={"stages": (stage,)})
+        config = trained.config.model_copy(update={"features": choice, "train": train})
+        told: list[str] = []
+        run.train(config, trained.data, tmp_path / name, progress=silent, tell=told.append)
+        (line,) = [line for line in told if line.startswith("features:")]
+        assert {"memory": "in memory", "folder": str(tmp_path / "kept"), "off": "not kept"}[
+            name
+        ] in line
+        losses[name] = [
+            r["loss"] for r in read_log(tmp_path / name / "train.jsonl") if r["event"] == "step"
+        ]
+    assert losses["memory"] == losses["folder"]
+    assert losses["off"] == pytest.approx(losses["memory"], rel=2e-2)  # it encodes in bfloat16
+    assert sum(file.stat().st_size for file in (tmp_path / "kept").iterdir()) > 1000
 
 
 def test_training_and_evaluation_see_the_same_tokens(trained: Trained) -> None:

@@ -88,7 +88,8 @@ class RunConfig(Config):
 
     `features` is where the features of a frozen encoder are kept: null in memory (4 GiB at most, for
     the run), `cache` or a folder also on disk (8 GiB, for other runs too), `off` nowhere: then images are
-    encoded whenever a batch has them, which on a fast GPU may cost less than reading.
+    encoded whenever a batch has them, together and in the stage's precision, which on a fast GPU may cost
+    less than reading.
     """
 
     name: str = Field(min_length=1)
