@@ -47,12 +47,15 @@ def test_tensorboard_reads_what_was_logged_and_a_resumed_run_replaces_the_rest(
 
 @needs("wandb")
 def test_wandb_writes_a_run_that_can_be_sent_later(tmp_path: Path) -> None:
+    import wandb
+
     tracker = TrackerConfig.parse({"name": "wandb", "mode": "offline"}).open(
         tmp_path / "run7", {"seed": 3}, step=0
     )
     tracker.log(1, {"loss": 0.25})
     tracker.log(2, {"loss": 0.015625})
     tracker.close()
+    wandb.teardown()  # its service writes in a process of its own; this waits for the end of it
     (file,) = (tmp_path / "run7").rglob("*.wandb")
     written = file.read_bytes()  # records of protocol buffers, values as JSON
     assert b"loss" in written
