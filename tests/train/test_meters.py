@@ -33,6 +33,16 @@ def test_attention_counts_in_full_forward_and_backward() -> None:
     assert work.per_token == 2 * product + 5 * product  # five products backward
 
 
+@pytest.mark.parametrize("groups", [1, 8])
+def test_convolutions_count_by_their_groups(groups: int) -> None:
+    layer = nn.Conv2d(8, 8, 3, padding=1, groups=groups, bias=False)
+    work = StepWork()
+    with work.counting(tokens=1):
+        layer(torch.randn(1, 8, 5, 5, requires_grad=True)).sum().backward()
+    # 25 places, 8 channels out, each from 3 x 3 x 8 / groups numbers; twice that backward
+    assert work.per_token == 3 * 2 * 25 * 8 * 9 * 8 / groups
+
+
 def test_a_loss_that_takes_gradients_in_its_forward_pass_is_counted() -> None:
     head, hidden = nn.Linear(8, 50, bias=False), torch.randn(6, 8, requires_grad=True)
     work = StepWork()

@@ -138,7 +138,9 @@ class Trainer:
 
     def _run(self, state: StageState) -> None:
         begun, steps = state.step, range(state.step, state.total)
-        ahead = AHEAD if self.config.prefetch is None else self.config.prefetch
+        ahead = self.config.prefetch
+        if ahead is None:  # on a CPU a second thread takes its cores from the step itself
+            ahead = AHEAD if self.engine.device.type == "cuda" else 0
         with Prefetch(lambda step: self._micros(state, step), steps, ahead=ahead) as batches:
             while not state.is_over:
                 started = time.perf_counter()

@@ -130,9 +130,9 @@ class TrainConfig(Config):
     `evaluate_split`, at most `evaluate_limit` rows of each task (null: the validation split, 32 rows).
 
     How the work is done changes no batch: `engine` (null: one process), `prefetch` (batches are made so
-    many steps ahead, in a thread; null: 2; changes no bit) and `compile` (the layers of the language
-    model go through torch.compile, where it has a compiler) may differ when a run is resumed. So may
-    `trackers`, which get the figures of the log.
+    many steps ahead, in a thread; null: 2 on a GPU, 0 on a CPU; changes no bit) and `compile` (the
+    layers of the language model go through torch.compile, where it has a compiler) may differ when a
+    run is resumed. So may `trackers`, which get the figures of the log.
     """
 
     stages: tuple[StageConfig, ...] = Field(min_length=1)

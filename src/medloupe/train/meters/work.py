@@ -20,6 +20,7 @@ from typing import Any, Final
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import (
+    conv_flop_count,
     flop_registry,
     sdpa_backward_flop_count,
     sdpa_flop_count,
@@ -64,9 +65,21 @@ def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any
     return int(sdpa_backward_flop_count(gradient.shape, query.shape, key.shape, value.shape))
 
 
+def _convolution_backward(
+    gradient: Any, inputs: Any, weight: Any, *rest: Any, **kwargs: Any
+) -> int:
+    """As much as forward for each gradient that is asked for; torch's own formula takes the groups of a
+    depthwise convolution for one."""
+    del kwargs
+    transposed, wanted = rest[4], rest[7]
+    forward = conv_flop_count(inputs.shape, weight.shape, gradient.shape, transposed=transposed)
+    return int(forward * sum(wanted[:2]))
+
+
 _aten: Final = torch.ops.aten
 _COUNTED: Final[dict[Any, Callable[..., int]]] = {
     **flop_registry,
+    _aten.convolution_backward: _convolution_backward,
     # torch has no formula for the CPU's own kernel
     _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
