@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from medloupe.synthesis.parse import parse, read_turns
@@ -166,6 +166,7 @@ def test_what_is_written_in_the_wanted_form_is_read_back(said: list[tuple[str, s
     assert read(answer_json(turns)) == said
 
 
+@example("{[]}")
 @settings(max_examples=200, deadline=None)
 @given(st.text(alphabet='{}[]":,Qq1.?？：问答A\n \\ab', max_size=80))
 def test_no_text_makes_it_fail_in_another_way(text: str) -> None:

@@ -163,8 +163,8 @@ def _nearly(text: str) -> Iterator[Any]:
         return
     try:
         yield ast.literal_eval(mended)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return  # TypeError: a set or a key that Python cannot hash, as in {[]}
 
 
 def _rescued(text: str) -> tuple[Turn, ...]:
