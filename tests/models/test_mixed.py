@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPVisionConfig, LlamaConfig
+from tiny_vision import POOLING, VIT, clip
+from transformers import LlamaConfig
 
 from medloupe.errors import ConfigError, PromptError
 from medloupe.generate import ChatSession, GenerateConfig, Predictor
@@ -36,28 +37,6 @@ from medloupe.types import Box, Conversation, ImageRef, ModelInput
 
 # fp32; a batch pads, and rows of another length sum in another order.
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
-SIDE = 28
-
-
-def clip(patch: int = 14) -> dict[str, Any]:
-    vision = CLIPVisionConfig(
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=SIDE,
-        patch_size=patch,
-    )
-    return {"name": "clip", "architecture": vision.to_diff_dict(), "layer": -1}
-
-
-VIT = {
-    "name": "vit3d",
-    "shape": [8, 16, 16],
-    "patch": [4, 8, 8],
-    "size": {"width": 24, "depth": 2, "heads": 2, "hidden": 32},
-}
-POOLING = {"name": "attention_pooling", "queries": 5, "heads": 2}
 COMPOSITIONS: dict[str, tuple[Any, Any, ViewTransform]] = {
     "slices": (
         {"name": "slices", "encoder": clip(), "chunk": 5},

@@ -16,8 +16,9 @@ import pytest
 import torch
 from by_path import loaded
 from PIL import Image
+from tiny_vision import POOLING, SIDE, VIT, clip
 from torch.nn.attention.flex_attention import flex_attention
-from transformers import AutoConfig, CLIPVisionConfig, PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedTokenizerFast
 from transformers.integrations import flex_attention as integration
 
 from medloupe.data.dataset import Dataset, DatasetCard
@@ -30,12 +31,11 @@ from medloupe.models.encoders import Encoder, EncoderConfig
 from medloupe.models.low_rank import LowRankConfig, attach
 from medloupe.models.vlm import IMAGE_TOKEN, VisionLanguageModel, VLMConfig
 from medloupe.processing import ImageSource, Processor, ProcessorConfig
-from medloupe.processing.packing import Budget
+from medloupe.processing.packing import Budget, row_cost
 from medloupe.train.objectives.base import StageContext
 from medloupe.train.objectives.language import LanguageObjective, LanguageObjectiveConfig
 from medloupe.types import Conversation, ImageRef
 
-SIDE = 28
 TEXT = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -56,27 +56,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3": {"head_dim": 8, **ALTERNATE},
     "mistral": {"sliding_window": 12},
 }
-
-
-def clip(patch: int = 14) -> dict[str, Any]:
-    vision = CLIPVisionConfig(
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=SIDE,
-        patch_size=patch,
-    )
-    return {"name": "clip", "architecture": vision.to_diff_dict(), "layer": -1}
-
-
-VIT = {
-    "name": "vit3d",
-    "shape": [8, 16, 16],
-    "patch": [4, 8, 8],
-    "size": {"width": 24, "depth": 2, "heads": 2, "hidden": 32},
-}
-POOLING = {"name": "attention_pooling", "queries": 5, "heads": 2}
 COMPOSITIONS: dict[str, tuple[Any, Any, ViewTransform]] = {
     "one encoder": (clip(), {"name": "mlp"}, ImageTransform()),
     "scales": (
@@ -425,7 +404,9 @@ def test_images_that_see_their_question_are_not_shared(
 def test_the_budget_splits_rows_and_changes_nothing(make_lab: MakeLab) -> None:
     lab = make_lab("mistral", "one image")
     whole = lab.objective(pack=True)
-    (cost,) = whole.costs
+    (row,) = whole.rows
+    token = lab.processor.image_token_id
+    cost = row_cost(row, image_token_id=token, cost_of=whole.cost_of)
     assert cost.image_tokens == 4
     assert (cost.passes, cost.voxels) == (1, 3 * SIDE * SIDE)
     assert cost.text_tokens == len(whole.rows[0].input_ids) - 4

@@ -20,8 +20,9 @@ from medloupe.train.trackers import Tracked, Tracker, TrackerConfig
 class Notes(Tracker):
     """Keeps what it hears; fails at a step."""
 
-    def __init__(self, fails_at: int | None) -> None:
-        self.fails_at, self.heard, self.closed = fails_at, {}, False
+    def __init__(self, fails_at: int | None, *, closes: bool) -> None:
+        self.fails_at, self.closes = fails_at, closes
+        self.heard, self.closed = {}, False
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         if step == self.fails_at:
@@ -29,6 +30,8 @@ class Notes(Tracker):
         self.heard.setdefault(step, {}).update(values)
 
     def close(self) -> None:
+        if not self.closes:
+            raise ConnectionError("no network any more")
         self.closed = True
 
 
@@ -38,12 +41,13 @@ OPENED: list[tuple[Notes, int]] = []
 class NotesConfig(TrackerConfig):
     fails_at: int | None = None
     opens: bool = True
+    closes: bool = True
 
     def open(self, folder: Path, config: Mapping[str, Any], *, step: int) -> Tracker:
         del folder, config
         if not self.opens:
             raise TrainingError("no login")
-        OPENED.append((Notes(self.fails_at), step))
+        OPENED.append((Notes(self.fails_at, closes=self.closes), step))
         return OPENED[-1][0]
 
 
@@ -80,10 +84,10 @@ def test_a_step_says_what_it_used(tiny: ModuleType, lab: Any, tmp_path: Path) ->
 def test_trackers_hear_the_numbers_of_all_stages_in_one_count(
     tiny: ModuleType, lab: Any, tmp_path: Path
 ) -> None:
-    trackers = (NotesConfig(), NotesConfig(fails_at=3))
+    trackers = (NotesConfig(), NotesConfig(fails_at=3), NotesConfig(closes=False))
     config = TrainConfig(stages=stages(tiny), trackers=trackers, evaluate_every=2)
     lab.trainer(tmp_path, config, hook=lambda step, _: {"score": step / 10}).fit()
-    (whole, began), (broken, _) = OPENED
+    (whole, began), (broken, _), (late, _) = OPENED
     assert began == 0
     assert sorted(whole.heard) == [1, 2, 3, 4, 5]
     written = rows(tmp_path, "step")
@@ -95,8 +99,9 @@ def test_trackers_hear_the_numbers_of_all_stages_in_one_count(
     assert whole.closed
     # one that fails hears no more, and the run goes on
     assert sorted(broken.heard) == [1, 2]
-    (told,) = rows(tmp_path, "tracker")
-    assert (told["number"], told["step"], told["error"]) == (1, 1, "no network")
+    assert sorted(late.heard) == [1, 2, 3, 4, 5]
+    told = [(r["number"], r["step"], r["error"]) for r in rows(tmp_path, "tracker")]
+    assert told == [(1, 1, "no network"), (1, 3, "no network any more")]
 
 
 def test_a_resumed_run_tells_its_trackers_where_it_goes_on(tmp_path: Path) -> None:

@@ -608,13 +608,18 @@ def stack_views(views: Sequence[Views]) -> Views:
 
 def on_device(image: ImageInput, device: torch.device) -> ImageInput:
     """The image with its tensors on `device`."""
+    return with_tensors(image, lambda tensor: tensor.to(device))
 
-    def moved(views: Views) -> Views:
-        return tuple(map(moved, views)) if isinstance(views, tuple) else views.to(device)
 
-    views = None if image.views is None else moved(image.views)
-    detail = None if image.detail is None else moved(image.detail)
-    features = None if image.features is None else image.features.to(device)
+def with_tensors(image: ImageInput, change: Callable[[torch.Tensor], torch.Tensor]) -> ImageInput:
+    """The image with every tensor of it put through `change`."""
+
+    def changed(views: Views) -> Views:
+        return tuple(map(changed, views)) if isinstance(views, tuple) else change(views)
+
+    views = None if image.views is None else changed(image.views)
+    detail = None if image.detail is None else changed(image.detail)
+    features = None if image.features is None else change(image.features)
     return replace(image, views=views, features=features, detail=detail)
 
 

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from medloupe.config import trusting_code
 from medloupe.data.audit import Passed
 from medloupe.data.dataset import Dataset, Progress, load_dataset
+from medloupe.data.store import aside, write_lines
 from medloupe.errors import CheckpointError, ConfigError, DataError
 from medloupe.evaluate.benchmark import Benchmark
 from medloupe.evaluate.log import read_log as read_evaluation
@@ -440,9 +441,9 @@ def _refuse_other_run(config: RunConfig, manifest: dict[str, Any], out: Path) ->
 
 def _write_run(folder: Path, config: RunConfig, manifest: dict[str, Any]) -> None:
     text = json.dumps(manifest, indent=1, ensure_ascii=False, sort_keys=True)
-    for name, content in ((RUN_FILE, config.to_yaml()), (MANIFEST_FILE, text + "\n")):
-        scratch = folder / f"{name}.partial"  # a kill in between must not leave half a file
-        scratch.write_text(content, encoding="utf-8")
+    for name, content in ((RUN_FILE, config.to_yaml().rstrip("\n")), (MANIFEST_FILE, text)):
+        scratch = aside(folder / name)  # a kill in between must not leave half a file
+        write_lines(scratch, [content])
         scratch.replace(folder / name)
 
 

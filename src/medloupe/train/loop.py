@@ -211,9 +211,10 @@ class Trainer:
         """The norm of the gradient before it is clipped, and that of each part where several train."""
         self.engine.settle()
         parts = state.by_part()
-        norms = {part: self.engine.norm(own) for part, own in parts.items()}
+        several = parts if len(parts) > 1 else {}
+        norms = {part: self.engine.norm(own) for part, own in several.items()}
         every = [parameter for _, parameter in state.parameters]
-        return self.engine.clip(every, state.stage.clip), norms if len(parts) > 1 else {}
+        return self.engine.clip(every, state.stage.clip), norms
 
     def _loss(self, state: StageState, micro: Micro, count: float) -> torch.Tensor:
         """The share that a micro-batch has in the loss of the step; engines then take the mean over

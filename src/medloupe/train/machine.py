@@ -11,9 +11,9 @@ from importlib.util import find_spec
 import torch
 
 from medloupe.models.adapters import decoder_layers
-from medloupe.models.vlm import VisionLanguageModel
+from medloupe.models.vlm import VisionLanguageModel, with_tensors
 from medloupe.train.objectives.base import Micro
-from medloupe.types import Batch, ImageInput, Views
+from medloupe.types import Batch
 
 Move = Callable[[torch.Tensor], torch.Tensor]
 
@@ -32,7 +32,7 @@ def moved(micro: Micro, device: torch.device) -> Micro:
 
 def _each(micro: Micro, move: Move) -> Micro:
     targets = None if micro.targets is None else move(micro.targets)
-    images = tuple(_image(image, move) for image in micro.batch.images)
+    images = tuple(with_tensors(image, move) for image in micro.batch.images)
     return replace(
         micro, targets=targets, batch=replace(_tensors(micro.batch, move), images=images)
     )
@@ -42,23 +42,6 @@ def _tensors(batch: Batch, move: Move) -> Batch:
     found = {field.name: vars(batch)[field.name] for field in fields(batch)}
     tensors = {name: move(v) for name, v in found.items() if isinstance(v, torch.Tensor)}
     return replace(batch, **tensors)  # type: ignore[arg-type]
-
-
-def _image(image: ImageInput, move: Move) -> ImageInput:
-    def views(value: Views | None) -> Views | None:
-        if value is None:
-            return None
-        if isinstance(value, tuple):
-            return tuple(one for part in value if (one := views(part)) is not None)
-        return _home(value, move)
-
-    features = None if image.features is None else _home(image.features, move)
-    return replace(image, views=views(image.views), detail=views(image.detail), features=features)
-
-
-def _home(tensor: torch.Tensor, move: Move) -> torch.Tensor:
-    """Features that an encoder on the GPU has made are there already."""
-    return tensor if tensor.device.type != "cpu" else move(tensor)
 
 
 def random_state() -> dict[str, torch.Tensor]:

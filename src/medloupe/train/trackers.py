@@ -92,7 +92,7 @@ class WandbConfig(TrackerConfig):
             )
         except (wandb.Error, OSError) as error:
             raise _unopened(self, error) from error
-        return _Wandb(run)
+        return _Run(run, run.finish)
 
 
 class TrackioConfig(TrackerConfig):
@@ -111,7 +111,7 @@ class TrackioConfig(TrackerConfig):
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise _unopened(self, error) from error
-        return _Trackio(trackio, run)
+        return _Run(run, trackio.finish)
 
 
 class _TensorBoard(Tracker):
@@ -126,26 +126,17 @@ class _TensorBoard(Tracker):
         self.writer.close()
 
 
-class _Wandb(Tracker):
-    def __init__(self, run: Any) -> None:
-        self.run = run
+class _Run(Tracker):
+    """Runs of Weights & Biases and of Trackio, which took over its interface."""
+
+    def __init__(self, run: Any, finish: Callable[[], object]) -> None:
+        self.run, self.finish = run, finish
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self.run.log(dict(values), step=step)
 
     def close(self) -> None:
-        self.run.finish()
-
-
-class _Trackio(Tracker):
-    def __init__(self, trackio: Any, run: Any) -> None:
-        self.trackio, self.run = trackio, run
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        self.run.log(dict(values), step=step)
-
-    def close(self) -> None:
-        self.trackio.finish()
+        self.finish()
 
 
 class Tracked:
@@ -156,8 +147,9 @@ class Tracked:
         self, trackers: Sequence[TrackerConfig], config: Mapping[str, Any], log: TrainLog
     ) -> None:
         self.trackers, self.config, self.training_log = trackers, config, log
-        self._open: list[tuple[str, Tracker]] | None = None
+        self._open: dict[str, Tracker] | None = None
         self._before = 0
+        self._at: dict[str, int] = {}
 
     def begin(self, number: int, step: int) -> None:
         """A stage goes on after `step` of its own steps.
@@ -170,37 +162,35 @@ class Tracked:
         rows = read_log(self.training_log.path)
         stages = {row["number"]: row["steps"] for row in rows if row["event"] == "stage"}
         self._before = sum(steps for before, steps in stages.items() if before < number)
+        self._at = {"number": number, "step": step}
         if self._open is None:
             folder, after = self.training_log.path.parent, self._before + step
-            self._open = [(t.name, t.open(folder, self.config, step=after)) for t in self.trackers]
+            self._open = {
+                f"{place} {tracker.name}": tracker.open(folder, self.config, step=after)
+                for place, tracker in enumerate(self.trackers, start=1)
+            }
 
     def log(self, row: Mapping[str, Any]) -> None:
         """Pass the numbers of a row on."""
+        self._at = {"number": row["number"], "step": row["step"]}
         values = dict(_numbers(row, f"{row['stage']}/"))
-        for name, tracker in list(self._open or ()):
-            self._try(name, tracker, row, lambda t: t.log(self._before + row["step"], values))
+        self._each(lambda tracker: tracker.log(self._before + row["step"], values))
 
     def close(self) -> None:
         """Close those that are open."""
-        for name, tracker in list(self._open or ()):
-            self._try(name, tracker, {}, lambda t: t.close())
+        self._each(lambda tracker: tracker.close())
         self._open = None
 
-    def _try(
-        self, name: str, tracker: Tracker, row: Mapping[str, Any], do: Callable[[Tracker], None]
-    ) -> None:
-        try:
-            do(tracker)
-        except (
-            Exception
-        ) as error:  # whatever somebody's client raises: the training goes on without it
-            assert self._open is not None
-            self._open.remove((name, tracker))
-            where = {key: row[key] for key in ("number", "step") if key in row}
-            if where:
-                self.training_log.write(
-                    {"event": "tracker", **where, "name": name, "error": str(error)}
-                )
+    def _each(self, do: Callable[[Tracker], None]) -> None:
+        for name, tracker in list((self._open or {}).items()):
+            try:
+                do(tracker)
+            # whatever somebody's client raises: the training goes on without it
+            except Exception as error:
+                assert self._open is not None
+                del self._open[name]
+                said = {"event": "tracker", **self._at, "name": name, "error": str(error)}
+                self.training_log.write(said)
 
 
 def _numbers(row: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]:

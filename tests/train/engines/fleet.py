@@ -62,12 +62,17 @@ STAGES: dict[str, list[dict[str, Any]]] = {
 
 
 class Watched(Trainer):
-    """Notes what sharded parameters are, and lets one process be asked to stop."""
+    """Notes what is sharded and whether losses reach what trains; one process may be asked to stop."""
 
     at = 0
     sharded = False
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.reaches: list[bool] = []
+
     def update(self, state: StageState) -> None:
+        self.reaches.append(state.losses.reaches)
         self.sharded = all(isinstance(parameter, DTensor) for _, parameter in state.parameters)
         if state.step + 1 == self.at and self.engine.rank == self.engine.world - 1:
             self.asked.by = "SIGTERM"
@@ -126,7 +131,7 @@ def fit(lab: Path, run: dict[str, Any]) -> None:
     except StoppedError:
         stopped = True
     if trainer.engine.is_main:
-        said = {"stopped": stopped, "sharded": trainer.sharded}
+        said = {"stopped": stopped, "sharded": trainer.sharded, "reaches": trainer.reaches}
         (Path(run["out"]) / "said.json").write_text(json.dumps(said))
     trainer.engine.close()
 

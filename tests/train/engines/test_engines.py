@@ -126,6 +126,15 @@ def fleet(lab: Any, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
 
 
 @pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
+def test_a_row_that_reaches_nothing_is_known_as_such(fleet: Fleet, engine: str) -> None:
+    """One row a step in the first stage, and one of the nine is text; engines tie losses to what trains
+    so that processes keep step, which is no reach."""
+    one = fleet.said("stages None")["reaches"][:9]
+    assert one.count(False) == 1
+    assert fleet.said(f"stages {engine}")["reaches"][:9] == one
+
+
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2"])
 @pytest.mark.parametrize("scene", SCENES)
 def test_losses_and_weights_are_those_of_one_process(fleet: Fleet, scene: str, engine: str) -> None:
     """Measured in fp32: losses differ by at most 2e-7 of themselves, in bf16 by 5e-5."""

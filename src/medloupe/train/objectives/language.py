@@ -105,11 +105,6 @@ class LanguageObjective(Objective):
     def lengths(self) -> Sequence[int]:
         return [len(row.input_ids) for row in self.rows]
 
-    @property
-    def costs(self) -> Sequence[Cost]:
-        """What each row costs, for batches under a budget."""
-        return [self._cost(row) for row in self.rows]
-
     def ease(self, attribute: str) -> Sequence[float]:
         return ease_of(([self.taught[name] for name in row.ids] for row in self.rows), attribute)
 
