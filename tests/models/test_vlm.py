@@ -20,7 +20,9 @@ from medloupe.models.vlm import (
     VLMConfig,
     encoder_hash,
     plain_images,
+    with_tensors,
 )
+from medloupe.types import ImageInput
 
 FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "phi3", "gemma", "gpt2"]
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -358,3 +360,16 @@ def test_auto_config_knows_the_model_type(make_model, tmp_path: Path) -> None:
     text = config.get_text_config()
     assert (text.model_type, text.num_hidden_layers, text.vocab_size) == ("llama", 2, 98)
     assert text.to_diff_dict() == model.language_model.config.to_diff_dict()
+
+
+def test_every_tensor_of_an_image_is_put_elsewhere() -> None:
+    views = (torch.zeros(2), (torch.ones(1), torch.full((1,), 2.0)))
+    image = ImageInput(views=views, detail=torch.full((1,), 3.0))
+    found = with_tensors(image, lambda tensor: tensor + 10)
+    assert isinstance(found.views, tuple)
+    assert [t.tolist() for t in (found.views[0], *found.views[1])] == [[10, 10], [11], [12]]
+    assert found.detail.tolist() == [13]
+    assert found.features is None
+    kept = with_tensors(ImageInput(features=torch.zeros(1)), lambda tensor: tensor + 10)
+    assert kept.features.tolist() == [10]
+    assert kept.views is None

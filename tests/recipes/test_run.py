@@ -6,7 +6,7 @@ import json
 import resource
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +16,13 @@ import yaml
 
 from medloupe.data.dataset import load_dataset
 from medloupe.errors import CheckpointError, ConfigError, DataError
+from medloupe.models.vlm import VisionLanguageModel
 from medloupe.recipes import load_run, run
 from medloupe.recipes.config import RunConfig
 from medloupe.recipes.manifest import code_revision
 from medloupe.recipes.prepare import prepare
 from medloupe.train.log import read_log
+from medloupe.types import ImageInput
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -60,28 +62,38 @@ def test_a_loaded_model_is_the_trained_one(trained: Trained) -> None:
             assert torch.equal(kept[f"{part}.{name}"], tensor), f"{part}.{name}"
 
 
-def test_features_are_kept_where_the_run_says(trained: Trained, tmp_path: Path) -> None:
+def test_features_are_kept_where_the_run_says(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In memory, in a folder or nowhere: the first two are the same numbers."""
     # the second stage alone: it leaves the encoder as it is
-    stage = trained.config.train.stages[-1].model_copy(
-        update={"steps": 3, "trainable": ("connector",), "lora": None}
-    )
-    losses: dict[str, list[float]] = {}
-    for name, choice in (("memory", None), ("folder", str(tmp_path / "kept")), ("off", "off")):
+    plain = {"steps": 3, "trainable": ("connector",), "lora": None}
+    stage = trained.config.train.stages[-1].model_copy(update=plain)
+    encode, in_step = VisionLanguageModel.encode, list[bool]()
+
+    def noted(model: VisionLanguageModel, images: Sequence[ImageInput]) -> list[ImageInput]:
+        if any(image.features is None for image in images):
+            in_step.append(torch.is_autocast_enabled("cpu"))
+        return encode(model, images)
+
+    monkeypatch.setattr(VisionLanguageModel, "encode", noted)
+    kept = str(tmp_path / "kept")
+    saying = {None: "in memory", kept: kept, "off": "not kept"}
+    losses: dict[str | None, list[float]] = {}
+    for number, (choice, said) in enumerate(saying.items()):
         train = trained.config.train.model_copy(update={"stages": (stage,)})
         config = trained.config.model_copy(update={"features": choice, "train": train})
-        told: list[str] = []
-        run.train(config, trained.data, tmp_path / name, progress=silent, tell=told.append)
+        out, told = tmp_path / str(number), list[str]()
+        in_step.clear()
+        run.train(config, trained.data, out, progress=silent, tell=told.append)
+        assert in_step == [choice == "off"] * 3  # three steps of one image
         (line,) = [line for line in told if line.startswith("features:")]
-        assert {"memory": "in memory", "folder": str(tmp_path / "kept"), "off": "not kept"}[
-            name
-        ] in line
-        losses[name] = [
-            r["loss"] for r in read_log(tmp_path / name / "train.jsonl") if r["event"] == "step"
-        ]
-    assert losses["memory"] == losses["folder"]
-    assert losses["off"] == pytest.approx(losses["memory"], rel=2e-2)  # it encodes in bfloat16
-    assert sum(file.stat().st_size for file in (tmp_path / "kept").iterdir()) > 1000
+        assert said in line
+        steps = [row for row in read_log(out / "train.jsonl") if row["event"] == "step"]
+        losses[choice] = [row["loss"] for row in steps]
+    assert losses[None] == losses[kept]
+    assert losses["off"] == pytest.approx(losses[None], rel=2e-2)  # it encodes in bfloat16
+    assert sum(file.stat().st_size for file in Path(kept).iterdir()) > 1000
 
 
 def test_training_and_evaluation_see_the_same_tokens(trained: Trained) -> None:
