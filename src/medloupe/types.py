@@ -8,6 +8,7 @@ Shapes: D slices, H rows, W columns, L tokens, B samples, N images.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
@@ -34,8 +35,15 @@ Split = Literal["train", "validation", "test"]
 AnswerType = Literal["open", "closed", "box"]
 
 
+Edit = Literal["mirrored", "blank"]
+"""What a probe does to an image when it is read: left and right exchanged, or every pixel the same."""
+
+
 class ImageRef(Config):
-    """Where pixels live, never the pixels; `uri` is absolute or relative to the data set."""
+    """Where pixels live, never the pixels; `uri` is absolute or relative to the data set.
+
+    `edit` is what is done to them when they are read; only probes ask for one.
+    """
 
     type: Literal["image"] = "image"
     uri: str = Field(min_length=1)
@@ -45,6 +53,7 @@ class ImageRef(Config):
     study: str | None = None
     series: str | None = None
     frame: int | None = Field(default=None, ge=0)
+    edit: Edit | None = None
 
 
 class Box(Config):
@@ -318,7 +327,11 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """What a model said. `log_probs` are natural logarithms, one per token of `token_ids`."""
+    """What a model said. `log_probs` are natural logarithms, one per token of `token_ids`.
+
+    `option_probs` are the probabilities of the conversation's options, in their order, scaled to sum to
+    1; () where it has none or they were not asked for.
+    """
 
     text: str
     token_ids: tuple[int, ...] = ()
@@ -326,17 +339,21 @@ class Generation:
     boxes: tuple[Box, ...] = ()
     finish_reason: Literal["stop", "length"] = "stop"
     seconds: float = 0.0
+    option_probs: tuple[float, ...] = ()
+
+    @property
+    def confidence(self) -> float | None:
+        """The probability of the whole answer, its end included; None where no log-probability is known."""
+        return math.exp(math.fsum(self.log_probs)) if self.log_probs else None
 
 
-Arm = Literal["model", "blind", "majority"]
+Arm = str
+"""Whose answer it is: "model", "majority" (the most frequent training answer), or the name of the probe
+under which the model was asked ("swapped": another patient's images)."""
 
 
 class Score(Config):
-    """One sample under one scorer: a value, or None with the reason it could not be scored.
-
-    `arm` says whose answer it is: the model's, the same model's with another patient's image
-    ("blind"), or the most frequent training answer ("majority").
-    """
+    """One sample under one scorer: a value, or None with the reason it could not be scored."""
 
     id: str
     scorer: str
@@ -349,12 +366,13 @@ class Metric(Config):
     """An estimate with its interval, the number of samples behind it and those left unscored.
 
     `name` is the scorer, `group` the task ("" = all rows of `answer_type`), `stratum` a part of it
-    ("lesion_width >= 4"), `clusters` the patients behind `n` samples. The arm "difference" is the
-    model minus the stronger of the two image-blind arms, paired by sample.
+    ("lesion_width >= 4", or one finding of many), `clusters` the patients behind `n` samples. The arm
+    "difference" is the model minus the stronger of the two image-blind arms, "minus NAME" the model minus
+    one probe; both are paired by sample.
     """
 
     name: str
-    arm: Arm | Literal["difference"] = "model"
+    arm: Arm = "model"
     answer_type: str = ""
     group: str = ""
     stratum: str = ""
@@ -367,8 +385,30 @@ class Metric(Config):
     note: str = ""
 
 
+class Answer(Config):
+    """What one arm other than the model's own said to a row.
+
+    `question`, `truth` and `truth_boxes` stand where the arm was asked something else, or another answer
+    is right under it: of a mirrored image, the other side.
+    """
+
+    text: str
+    boxes: tuple[Box, ...] = ()
+    finish_reason: str = "stop"
+    confidence: float | None = None
+    option_probs: tuple[float, ...] = ()
+    question: str | None = None
+    truth: str | None = None
+    truth_boxes: tuple[Box, ...] | None = None
+
+
 class EvalRow(Config):
-    """One sample of an evaluation, complete: it can be scored again without the model."""
+    """One sample of an evaluation, complete: it can be scored again without the model.
+
+    `confidence` is the probability of the whole answer, `option_probs` those of the options; None and ()
+    where the model gives none. `others` are the answers under the other arms, by name. `error` says why
+    there is no answer: such a row counts as unscored.
+    """
 
     id: str
     patient_id: str | None
@@ -381,13 +421,35 @@ class EvalRow(Config):
     truth: str
     truth_boxes: tuple[Box, ...] = ()
     options: tuple[str, ...] = ()
+    language: Language = "en"
     prediction: str
     predicted_boxes: tuple[Box, ...] = ()
-    blind_prediction: str | None = None
-    blind_boxes: tuple[Box, ...] = ()
-    majority_prediction: str | None = None
+    confidence: float | None = None
+    option_probs: tuple[float, ...] = ()
     finish_reason: str = "stop"
+    error: str = ""
+    others: dict[str, Answer] = Field(default_factory=dict)
     attributes: dict[str, str] = Field(default_factory=dict)
+
+    def under(self, arm: Arm) -> EvalRow | None:
+        """The row as an arm was asked and answered it, None where it was not."""
+        if arm == "model":
+            return self
+        other = self.others.get(arm)
+        if other is None:
+            return None
+        return self.model_copy(
+            update={
+                "question": self.question if other.question is None else other.question,
+                "truth": self.truth if other.truth is None else other.truth,
+                "truth_boxes": self.truth_boxes if other.truth_boxes is None else other.truth_boxes,
+                "prediction": other.text,
+                "predicted_boxes": other.boxes,
+                "confidence": other.confidence,
+                "option_probs": other.option_probs,
+                "finish_reason": other.finish_reason,
+            }
+        )
 
 
 class EvalLog(Config):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from medloupe.evaluate.blind import MajorityAnswers, swap_images
+from medloupe.evaluate.majority import MajorityAnswers
+from medloupe.evaluate.probes.swapped import swap_images
 from medloupe.types import Conversation, ImageRef, Text
 
 Ask = Callable[..., Conversation]

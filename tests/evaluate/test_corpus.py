@@ -46,15 +46,8 @@ def metric(log: EvalLog, name: str, arm: str = "model") -> Metric:
 
 def corpus(rows: list[EvalRow], arm: str = "model") -> float:
     """By sacrebleu, 0 to 1."""
-    said = {
-        "model": lambda row: row.prediction,
-        "blind": lambda row: row.blind_prediction,
-        "majority": lambda row: row.majority_prediction,
-    }[arm]
-    return (
-        REFERENCE.corpus_score([said(row) for row in rows], [[row.truth for row in rows]]).score
-        / 100
-    )
+    said = [answered.prediction for row in rows if (answered := row.under(arm)) is not None]
+    return REFERENCE.corpus_score(said, [[row.truth for row in rows]]).score / 100
 
 
 def test_the_estimate_of_every_arm_is_sacrebleu_s(log: EvalLog, rows: list[EvalRow]) -> None:
@@ -63,9 +56,9 @@ def test_the_estimate_of_every_arm_is_sacrebleu_s(log: EvalLog, rows: list[EvalR
         assert metric(log, "bleu_4.sacrebleu", arm).estimate == pytest.approx(
             corpus(rows, arm), abs=1e-9
         )
-    answered = [row for row in rows if row.blind_prediction is not None]
-    found = metric(log, "bleu_4.sacrebleu", "blind")
-    assert found.estimate == pytest.approx(corpus(answered, "blind"), abs=1e-9)
+    answered = [row for row in rows if "swapped" in row.others]
+    found = metric(log, "bleu_4.sacrebleu", "swapped")
+    assert found.estimate == pytest.approx(corpus(answered, "swapped"), abs=1e-9)
     assert (found.n, found.unscored) == (len(answered), len(rows) - len(answered))
 
 
@@ -153,7 +146,7 @@ def test_a_pool_scores_what_it_is_asked_for() -> None:
     )
     means = Means(values=values, resamples=100, seed=0)
     for pool, both in ((totals, 5 / 6), (means, 3 / 4)):
-        assert [pool.answered(place) for place in (*places, ("a", "blind"))] == [
+        assert [pool.answered(place) for place in (*places, ("a", "swapped"))] == [
             True,
             True,
             True,
@@ -169,7 +162,7 @@ def test_a_pool_scores_what_it_is_asked_for() -> None:
 
 def test_a_pool_draws_by_its_own_seed() -> None:
     own: list[Place] = [(str(n), "model") for n in range(30)]
-    other: list[Place] = [(str(n), "blind") for n in range(30)]
+    other: list[Place] = [(str(n), "swapped") for n in range(30)]
     values = {place: float(int(place[0]) % 3 == 0) for place in own}
     values |= {place: float(int(place[0]) % 4 == 0) for place in other}
     clusters = [place[0] for place in own]

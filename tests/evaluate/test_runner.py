@@ -53,14 +53,14 @@ def test_the_reader_that_cannot_see_does_not(squares: Dataset, guesser: Predicto
         assert difference.estimate <= 0
         assert verdict(difference) == "no"
         model = metric(log, "closed_accuracy.strict", "model", task)
-        assert model.estimate == metric(log, "closed_accuracy.strict", "blind", task).estimate
+        assert model.estimate == metric(log, "closed_accuracy.strict", "swapped", task).estimate
 
 
 def test_the_stronger_arm_is_the_one_compared_with(log: EvalLog) -> None:
     for task in ("presence", "side"):
         own, blind, majority, difference = (
             metric(log, "closed_accuracy.strict", arm, task).estimate
-            for arm in ("model", "blind", "majority", "difference")
+            for arm in ("model", "swapped", "majority", "difference")
         )
         assert own is not None
         assert blind is not None
@@ -147,10 +147,10 @@ def test_without_the_blind_pass_the_model_is_asked_once(
     squares: Dataset, readers: tuple[type, type]
 ) -> None:
     reader = readers[0](squares.root)
-    log = run_benchmark(BENCHMARK, squares, reader, manifest={}, seed=0, blind=False)
+    log = run_benchmark(BENCHMARK, squares, reader, manifest={}, seed=0, probes=())
     assert reader.calls == [len(log.rows)]
-    assert all(row.blind_prediction is None for row in log.rows)
-    assert not [m for m in log.metrics if m.arm == "blind"]
+    assert not [row for row in log.rows if "swapped" in row.others]
+    assert not [m for m in log.metrics if m.arm == "swapped"]
     assert verdict(metric(log, "closed_accuracy.strict", "difference", "side")) == "yes"
     # Boxes have no most frequent answer in words, so there is nothing to compare them with.
     assert not [m for m in log.metrics if m.arm == "difference" and m.answer_type == "box"]
@@ -162,8 +162,7 @@ def test_one_patient_alone_is_not_compared(squares: Dataset, guesser: Predictor)
     log = run_benchmark(
         BENCHMARK, Dataset(squares.root, squares.card, rows), guesser, manifest={}, seed=0
     )
-    assert all(row.blind_prediction is None for row in log.rows)
-    assert all(row.majority_prediction is None for row in log.rows)
+    assert not [row for row in log.rows if row.others]
     assert {m.arm for m in log.metrics} == {"model"}
 
 

@@ -56,7 +56,7 @@ def tiny_grid() -> Grid:
         train=TrainConfig(stages=(stage,), save_every=2),
         evaluate=EvaluateConfig(
             benchmark=Benchmark(name="tiny", tasks=TASKS, max_new_tokens=4, limit=6, resamples=100),
-            blind=False,
+            probes=(),
         ),
     )
     language = SmallLanguage(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from medloupe.evaluate.metrics import verdict
+from medloupe.evaluate.metrics import BLIND_ARMS, verdict
 from medloupe.types import EvalLog, Metric
 
 
@@ -45,7 +45,7 @@ def scores(log: EvalLog) -> Table:
 
 def _stronger(arms: Mapping[str, Metric]) -> Metric | None:
     """The better of the two ways of not looking."""
-    found = [arms[name] for name in ("blind", "majority") if name in arms]
+    found = [arms[name] for name in BLIND_ARMS if name in arms]
     answered = [metric for metric in found if metric.estimate is not None]
     return max(answered, key=lambda metric: metric.estimate or 0.0, default=None)
 

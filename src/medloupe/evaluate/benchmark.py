@@ -106,7 +106,7 @@ class Benchmark(Config):
                 remedy="Choose another split, or prepare the data set again",
                 file=str(dataset.root),
             )
-        kept = rows if self.limit is None else _limited(rows, self.limit)
+        kept = rows if self.limit is None else limited_rows(rows, self.limit)
         self._require_answerable(kept, dataset)
         for answer_type in sorted({row.answer_type for row in kept}):
             for scorer in self.scorers_of(answer_type):
@@ -168,9 +168,9 @@ def cluster_of(row_id: str, patient_id: str | None, uris: Sequence[str]) -> str:
     return f"image {' '.join(uris)}" if uris else f"row {row_id}"
 
 
-def _limited(rows: Sequence[Conversation], limit: int) -> tuple[Conversation, ...]:
-    """One row of each patient in turn, patients in the order of their hashes: an interval comes from
-    patients, so many patients with few rows say more than few with many."""
+def limited_rows(rows: Sequence[Conversation], limit: int) -> tuple[Conversation, ...]:
+    """At most `limit` rows of each task: one of each patient in turn, patients in the order of their
+    hashes. An interval comes from patients, so many patients with few rows say more than few with many."""
     ranked: dict[str, list[tuple[int, str, str]]] = {}
     seen: Counter[tuple[str, str]] = Counter()
     for row in sorted(rows, key=lambda row: row.id):

@@ -7,20 +7,20 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from medloupe.evaluate.benchmark import Benchmark, cluster_of
-from medloupe.evaluate.pools import Means, Place, Pool, Totals
-from medloupe.evaluate.scorers.base import CorpusScorer, Scorer
+from medloupe.evaluate.majority import MAJORITY
+from medloupe.evaluate.pools import Means, Place, Pool, Sets, Totals
+from medloupe.evaluate.probes.base import probe_class
+from medloupe.evaluate.scorers.base import CorpusScorer, Scorer, SetScorer
 from medloupe.evaluate.statistics import Estimate
 from medloupe.types import AnswerType, Arm, EvalRow, Metric, Score
 
 ANSWER_TYPES: tuple[AnswerType, ...] = ("closed", "box", "open")
 """In the order in which they are reported."""
 
-ARMS: tuple[Arm, ...] = ("model", "blind", "majority")
-ARM_NAMES = {
-    "model": "the model",
-    "blind": "the model shown another patient's image",
-    "majority": "the most frequent training answer",
-}
+MODEL, DIFFERENCE, MINUS = "model", "difference", "minus "
+BLIND_ARMS: tuple[Arm, ...] = ("swapped", MAJORITY)
+"""Those that cannot know by looking; the stronger of them stands beside every result."""
+
 FEWEST_PATIENTS = 10
 """Below this a resampled interval is too narrow to base a verdict on."""
 
@@ -41,9 +41,27 @@ def score_rows(rows: Iterable[EvalRow], benchmark: Benchmark) -> tuple[Score, ..
         scorer.score(answered).model_copy(update={"arm": arm})
         for row in rows
         for scorer in benchmark.scorers_of(row.answer_type)
-        for arm in ARMS
-        if (answered := _as_arm(row, arm)) is not None
+        for arm in (MODEL, *row.others)
+        if (answered := row.under(arm)) is not None
     )
+
+
+def about_arm(arm: Arm) -> str:
+    """ "the model shown another patient's image": who answers under an arm, or is compared by it."""
+    if arm == MAJORITY:
+        return "the most frequent training answer"
+    if arm == DIFFERENCE:
+        return "the model minus the stronger image-blind answerer"
+    if arm.startswith(MINUS):
+        return f"the model minus {about_arm(arm.removeprefix(MINUS))}"
+    return "the model" if arm == MODEL else f"the model {probe_class(arm).about}"
+
+
+def arms_of(rows: Iterable[EvalRow]) -> tuple[Arm, ...]:
+    """The arms that answered some row: the model, the image-blind ones, then the others by name."""
+    found = {arm for row in rows for arm in row.others}
+    first = [arm for arm in BLIND_ARMS if arm in found]
+    return (MODEL, *first, *sorted(found - set(first)))
 
 
 def summarise(
@@ -58,8 +76,8 @@ def summarise(
 
     The arms and, where something was compared, the paired difference between the model and the
     stronger image-blind arm. Which one is stronger is decided per task over the rows that both it
-    and the model answered; "all rows" compares each row with its task's. `note` ends every metric's,
-    after what the scorer states.
+    and the model answered; "all rows" compares each row with its task's. Every probe has a paired
+    difference of its own ("minus NAME"). `note` ends every metric's, after what the scorer states.
     """
     table = _Table(rows, scores, benchmark, seed, note)
     return tuple(
@@ -88,7 +106,7 @@ def find_metric(
     metrics: Iterable[Metric],
     *,
     name: str,
-    arm: str = "model",
+    arm: Arm = MODEL,
     answer_type: str,
     group: str = "",
     stratum: str = "",
@@ -112,7 +130,7 @@ class _Table:
         seed: int,
         note: str,
     ) -> None:
-        self.benchmark, self.note = benchmark, note
+        self.benchmark, self.note, self.arms = benchmark, note, arms_of(rows)
         self.pools = _pools(rows, scores, benchmark, seed)
         self.cluster = {
             row.id: cluster_of(row.id, row.patient_id, [image.uri for image in row.images])
@@ -143,14 +161,18 @@ class _Table:
         )
 
     def metrics(self, cell: _Cell, scorer: Scorer) -> list[Metric]:
-        found = [self._arm(cell, scorer, arm) for arm in ARMS if self._answered(cell, scorer, arm)]
+        arms = [arm for arm in self.arms if self._answered(cell, scorer, arm)]
+        found = [self._arm(cell, scorer, arm) for arm in arms]
+        found += [self._minus(cell, scorer, arm) for arm in arms if arm not in (MODEL, MAJORITY)]
         difference = self._difference(cell, scorer)
-        return found if difference is None else [*found, difference]
+        if difference is not None:
+            found.append(difference)
+        return found if cell.stratum else [*found, *self._parts(cell, scorer)]
 
     def stronger(self, answer_type: AnswerType, task: str, scorer: Scorer) -> Arm | None:
         """The image-blind arm that scores higher on a task; None where neither answered."""
         points: dict[Arm, float] = {}
-        for arm in ARMS[1:]:
+        for arm in BLIND_ARMS:
             compared = self._compared(self.rows[_Cell(answer_type, task)], scorer, arm)
             if compared:
                 points[arm] = self.pools[scorer.name].point([(id, arm) for id in compared])
@@ -164,8 +186,34 @@ class _Table:
         places: list[Place] = [(row.id, arm) for row in rows if pool.scored((row.id, arm))]
         clusters = [self.cluster[id] for id, _ in places]
         found = pool.estimate(places, clusters)
-        about = "" if arm == "model" else ARM_NAMES[arm]
+        about = "" if arm == MODEL else about_arm(arm)
         return self._metric(cell, scorer, arm, found, clusters, len(rows) - len(places), about)
+
+    def _minus(self, cell: _Cell, scorer: Scorer, arm: Arm) -> Metric:
+        """The model minus itself under a probe, over the rows that have both scores."""
+        rows, pool = self.rows[cell], self.pools[scorer.name]
+        ids = self._compared(rows, scorer, arm)
+        clusters = [self.cluster[id] for id in ids]
+        own: list[Place] = [(id, MODEL) for id in ids]
+        found = pool.difference(own, [(id, arm) for id in ids], clusters)
+        asked = sum(pool.answered((row.id, arm)) for row in rows)
+        about = f"against {about_arm(arm)}"
+        return self._metric(cell, scorer, f"{MINUS}{arm}", found, clusters, asked - len(ids), about)
+
+    def _parts(self, cell: _Cell, scorer: Scorer) -> list[Metric]:
+        """What a set scorer says of each finding, for the model alone."""
+        pool = self.pools[scorer.name]
+        if not isinstance(pool, Sets):
+            return []
+        places: list[Place] = [(r.id, MODEL) for r in self.rows[cell] if pool.scored((r.id, MODEL))]
+        clusters = [self.cluster[id] for id, _ in places]
+        missing = len(self.rows[cell]) - len(places)
+        return [
+            self._metric(
+                cell._replace(stratum=name), scorer, MODEL, estimate, clusters, missing, ""
+            )
+            for name, estimate in pool.parts(places, clusters).items()
+        ]
 
     def _difference(self, cell: _Cell, scorer: Scorer) -> Metric | None:
         tasks = sorted({task_of(row) for row in self.rows[cell]})
@@ -180,26 +228,26 @@ class _Table:
         ]
         if not others:
             return None
-        own: list[Place] = [(id, "model") for id, _ in others]
+        own: list[Place] = [(id, MODEL) for id, _ in others]
         clusters = [self.cluster[id] for id, _ in others]
         found = self.pools[scorer.name].difference(own, others, clusters)
         arms = {arm for arm in against.values() if arm is not None}
-        name = ARM_NAMES[arms.pop()] if len(arms) == 1 else "the stronger of the two, task by task"
+        name = about_arm(arms.pop()) if len(arms) == 1 else "the stronger of the two, task by task"
         missing = len(self.rows[cell]) - len(others)
-        return self._metric(cell, scorer, "difference", found, clusters, missing, f"against {name}")
+        return self._metric(cell, scorer, DIFFERENCE, found, clusters, missing, f"against {name}")
 
     def _compared(self, rows: Iterable[EvalRow], scorer: Scorer, arm: Arm) -> list[str]:
         """The rows that have a score of the model and one of the arm."""
         pool = self.pools[scorer.name]
         return [
-            row.id for row in rows if pool.scored((row.id, "model")) and pool.scored((row.id, arm))
+            row.id for row in rows if pool.scored((row.id, MODEL)) and pool.scored((row.id, arm))
         ]
 
     def _metric(
         self,
         cell: _Cell,
         scorer: Scorer,
-        arm: Arm | Literal["difference"],
+        arm: Arm,
         found: Estimate,
         clusters: Sequence[str],
         unscored: int,
@@ -229,11 +277,19 @@ def _pools(
     for score in scores:
         values[score.scorer][score.id, score.arm] = score.value
     counts = _counts(rows, benchmark)
+    by_place: dict[Place, EvalRow] = {
+        (row.id, arm): answered
+        for row in rows
+        for arm in (MODEL, *row.others)
+        if (answered := row.under(arm)) is not None
+    }
     pools: dict[str, Pool] = {}
     for scorer in (scorer for kind in benchmark.scorers.values() for scorer in kind):
         name, made = scorer.name, {"resamples": benchmark.resamples, "seed": seed}
         if isinstance(scorer, CorpusScorer):
             pools[name] = Totals(values=values[name], scorer=scorer, counts=counts[name], **made)
+        elif isinstance(scorer, SetScorer):
+            pools[name] = Sets(values=values[name], scorer=scorer, rows=by_place, **made)
         else:
             pools[name] = Means(values=values[name], **made)
     return pools
@@ -247,20 +303,9 @@ def _counts(
     for row in rows:
         scorers = benchmark.scorers_of(row.answer_type)
         for scorer in (scorer for scorer in scorers if isinstance(scorer, CorpusScorer)):
-            for arm in ARMS:
-                answered = _as_arm(row, arm)
+            for arm in (MODEL, *row.others):
+                answered = row.under(arm)
                 counted = None if answered is None else scorer.count(answered)[0]
                 if counted is not None:
                     counts[scorer.name][row.id, arm] = counted
     return counts
-
-
-def _as_arm(row: EvalRow, arm: Arm) -> EvalRow | None:
-    """The row as an arm answered it, None where it did not."""
-    if arm == "model":
-        return row
-    text = row.blind_prediction if arm == "blind" else row.majority_prediction
-    if text is None:
-        return None
-    boxes = row.blind_boxes if arm == "blind" else ()
-    return row.model_copy(update={"prediction": text, "predicted_boxes": boxes})

@@ -1,4 +1,4 @@
-"""How the rows of one scorer become one number: as a mean, or by summing what they count."""
+"""How the rows of one scorer become one number: as a mean, by summing what they count, or as a set."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from medloupe.evaluate.scorers.base import CorpusScorer
+from medloupe.evaluate.scorers.base import Collected, CorpusScorer, SetScorer
 from medloupe.evaluate.statistics import (
     Estimate,
+    Weighted,
     bootstrap_mean,
+    bootstrap_set,
     bootstrap_total,
     paired_difference,
     paired_total_difference,
 )
-from medloupe.types import Arm
+from medloupe.types import Arm, EvalRow
 
 Place = tuple[str, Arm]
 """A row's id, and whose answer to it."""
@@ -109,3 +111,40 @@ class Totals(Pool):
 
     def _counts(self, places: Sequence[Place]) -> NDArray[np.int64]:
         return np.array([self.counts[place] for place in places], dtype=np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sets(Pool):
+    """The rows are scored together, under the weights of each resample."""
+
+    scorer: SetScorer
+    rows: Mapping[Place, EvalRow]
+
+    def point(self, places: Sequence[Place]) -> float:
+        return float(self.collected(places).score(np.ones((1, len(places)), dtype=np.int64))[0])
+
+    def estimate(self, places: Sequence[Place], clusters: Sequence[str]) -> Estimate:
+        return self._bootstrap(self.collected(places).score, clusters)
+
+    def difference(
+        self, own: Sequence[Place], other: Sequence[Place], clusters: Sequence[str]
+    ) -> Estimate:
+        first, second = self.collected(own), self.collected(other)
+
+        def gap(weights_RN: NDArray[np.int64]) -> NDArray[np.float64]:
+            return first.score(weights_RN) - second.score(weights_RN)
+
+        return self._bootstrap(gap, clusters)
+
+    def parts(self, places: Sequence[Place], clusters: Sequence[str]) -> dict[str, Estimate]:
+        """The scores of the parts of what the rows say, by name."""
+        return {
+            name: self._bootstrap(part.score, clusters)
+            for name, part in self.collected(places).parts().items()
+        }
+
+    def collected(self, places: Sequence[Place]) -> Collected:
+        return self.scorer.collect([self.rows[place] for place in places])
+
+    def _bootstrap(self, score: Weighted, clusters: Sequence[str]) -> Estimate:
+        return bootstrap_set(score, clusters, resamples=self.resamples, seed=self.seed)

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from medloupe.config import Config
 from medloupe.data.dataset import Dataset, DatasetCard, Progress
 from medloupe.evaluate.benchmark import Benchmark, digest_rows
-from medloupe.evaluate.blind import MajorityAnswers, swap_images
+from medloupe.evaluate.majority import MAJORITY, MajorityAnswers
 from medloupe.evaluate.metrics import score_rows, summarise
-from medloupe.types import Box, Conversation, EvalLog, EvalRow, Generation, Message
+from medloupe.evaluate.probes import Look, Probe
+from medloupe.evaluate.probes.base import limited
+from medloupe.evaluate.probes.swapped import Swapped
+from medloupe.types import (
+    Answer,
+    Arm,
+    Box,
+    Conversation,
+    EvalLog,
+    EvalRow,
+    Generation,
+    ImageRef,
+    Message,
+)
 
 
 class Predictor(Protocol):
@@ -28,28 +41,29 @@ def run_benchmark(
     *,
     manifest: Mapping[str, Any],
     seed: int,
-    blind: bool = True,
+    probes: Sequence[Probe] = (Swapped(),),
+    look: Look | None = None,
     progress: Progress | None = None,
 ) -> EvalLog:
-    """Predict, compare with not looking, score and summarise.
+    """Predict, ask the probes, score and summarise.
 
     `manifest` (JSON values: config, code revision, packages, ...) is kept beside what the log needs
-    to be scored again. `blind=False` saves the second pass; the most frequent training answer is
-    compared either way. A predictor should decode at most `benchmark.max_new_tokens`, greedily.
+    to be scored again. Each of the `probes` is another pass over rows where it applies, and those that
+    change images `look` at them; the most frequent training answer is compared in any case. A predictor
+    should decode at most `benchmark.max_new_tokens`, greedily.
 
     Raises:
         DataError: no rows, an unknown task, a row without an answer, a repeated id.
     """
     report = progress or _silent
     selected = benchmark.select(dataset)
-    asked = [benchmark.ask(row) for row in selected]
-    said = _predict(predict, asked, report)
-    unseen = swap_images(asked, seed=seed) if blind else [None] * len(asked)
-    unseen_said = _predict_some(predict, unseen, report)
-    majority = MajorityAnswers(dataset.split("train"))
+    said = _predict(predict, [benchmark.ask(row) for row in selected], report)
+    others = _majority(dataset, selected)
+    for probe in probes:
+        for index, answer in _probed(probe, benchmark, selected, predict, seed, look, report):
+            others[index][probe.name] = answer
     rows = tuple(
-        _row(row, own, other, majority.answer(row))
-        for row, own, other in zip(selected, said, unseen_said, strict=True)
+        _row(row, own, other) for row, own, other in zip(selected, said, others, strict=True)
     )
     kept = {
         **manifest,
@@ -124,18 +138,65 @@ def _predict(
     return said
 
 
-def _predict_some(
-    predict: Predictor, asked: Sequence[Conversation | None], progress: Progress
-) -> list[Generation | None]:
-    """Predictions for the conversations that are there, None in the other places."""
-    present = [row for row in asked if row is not None]
-    said = iter(_predict(predict, present, progress) if present else [])
-    return [None if row is None else next(said) for row in asked]
+def _majority(dataset: Dataset, rows: Sequence[Conversation]) -> list[dict[Arm, Answer]]:
+    """Per row, the most frequent training answer, where training has such questions."""
+    constant = MajorityAnswers(dataset.split("train"))
+    return [
+        {} if (text := constant.answer(row)) is None else {MAJORITY: Answer(text=text)}
+        for row in rows
+    ]
 
 
-def _row(
-    row: Conversation, said: Generation, blind: Generation | None, majority: str | None
-) -> EvalRow:
+def _probed(
+    probe: Probe,
+    benchmark: Benchmark,
+    rows: Sequence[Conversation],
+    predict: Predictor,
+    seed: int,
+    look: Look | None,
+    progress: Progress,
+) -> Iterator[tuple[int, Answer]]:
+    """The answers under a probe, each with the number of its row."""
+    changed = limited(probe.ask(rows, seed=seed, look=look or _Blindfold()), probe.limit)
+    if not changed:
+        return
+    said = _predict(predict, [benchmark.ask(row) for _, row in changed], progress)
+    for (index, row), generation in zip(changed, said, strict=True):
+        yield index, _answer(rows[index], row, generation)
+
+
+class _Blindfold:
+    """Where nobody can look at images: probes that must know more than a reference do not apply."""
+
+    def size_of(self, ref: ImageRef) -> tuple[int, ...]:
+        raise KeyError(ref.uri)
+
+    def mirrors(self, ref: ImageRef) -> bool:
+        del ref
+        return False
+
+
+def _answer(row: Conversation, asked: Conversation, said: Generation) -> Answer:
+    """What was said under a probe, with the question and the truth where they are not the row's."""
+    assert asked.answer is not None
+    assert row.answer is not None
+    changes: dict[str, Any] = {}
+    if asked.question != row.question:
+        changes["question"] = asked.question
+    if asked.answer != row.answer:
+        changes["truth"] = asked.answer.text.strip()
+        changes["truth_boxes"] = _boxes((asked.answer,))
+    return Answer(
+        text=said.text,
+        boxes=said.boxes,
+        finish_reason=said.finish_reason,
+        confidence=said.confidence,
+        option_probs=said.option_probs,
+        **changes,
+    )
+
+
+def _row(row: Conversation, said: Generation, others: dict[Arm, Answer]) -> EvalRow:
     assert row.answer is not None  # Benchmark.select refuses such rows
     return EvalRow(
         id=row.id,
@@ -149,12 +210,13 @@ def _row(
         truth=row.answer.text.strip(),
         truth_boxes=_boxes((row.answer,)),
         options=row.options,
+        language=row.language,
         prediction=said.text,
         predicted_boxes=said.boxes,
-        blind_prediction=None if blind is None else blind.text,
-        blind_boxes=() if blind is None else blind.boxes,
-        majority_prediction=majority,
+        confidence=said.confidence,
+        option_probs=said.option_probs,
         finish_reason=said.finish_reason,
+        others=others,
         attributes=row.attributes,
     )
 

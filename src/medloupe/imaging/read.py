@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
 
+import numpy as np
+
 from medloupe.errors import ImageError
 from medloupe.imaging.dicom import SIGNATURE_BYTES, looks_like_dicom
 from medloupe.imaging.files import (
@@ -23,8 +25,9 @@ from medloupe.imaging.files import (
     sha256_path,
     unreadable,
 )
+from medloupe.imaging.flips import HorizontalFlip
 from medloupe.imaging.hounsfield import check_hounsfield
-from medloupe.types import ImageRef, MedicalImage
+from medloupe.types import Edit, ImageRef, MedicalImage
 
 __all__ = [
     "check_sha256",
@@ -101,7 +104,8 @@ def read_image(
 
 
 def read_ref(ref: ImageRef, root: Path) -> MedicalImage:
-    """Read what `ref` points at; a relative `uri` is below `root`. `source` is the ref itself.
+    """Read what `ref` points at, edited where it says so; a relative `uri` is below `root`. `source` is
+    the ref itself.
 
     NIfTI, NRRD and NPY do not know their modality: where the ref says CT, their values are HU. The
     uri of a DICOM series is its folder, with `series` where that holds several.
@@ -124,7 +128,16 @@ def read_ref(ref: ImageRef, root: Path) -> MedicalImage:
     if silent and image.units == "stored" and ref.modality == "CT":
         image = dataclasses.replace(image, units="HU")
     check_hounsfield(image, str(path))
-    return image
+    return image if ref.edit is None else _edited(image, ref.edit)
+
+
+def _edited(image: MedicalImage, edit: Edit) -> MedicalImage:
+    """The image as a probe shows it; blank is the middle of its values, everywhere."""
+    if edit == "mirrored":
+        return HorizontalFlip().apply(image)
+    # NaN where the whole array has no value: then it is blank already
+    middle = np.nanmedian(image.array) if not np.isnan(image.array).all() else 0
+    return dataclasses.replace(image, array=np.full_like(image.array, middle))
 
 
 def check_sha256(found: str, said: str, name: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from medloupe.imaging.composed import DetailedTransform
+from medloupe.imaging.flips import HorizontalFlip
 from medloupe.imaging.read import read_ref
 from medloupe.imaging.store import DecodedStore, View
 from medloupe.imaging.views import Arrays, ViewTransform
@@ -49,6 +50,14 @@ class ImageSource:
         if key not in self._sizes:
             self._look(ref)
         return self._sizes[key]
+
+    def mirrors(self, ref: ImageRef) -> bool:
+        """Do its columns run between the patient's sides, as far as the file says? Reads it again.
+
+        Raises:
+            ImageError: as `view`.
+        """
+        return HorizontalFlip().allows(read_ref(ref, self.root))
 
     def view(self, ref: ImageRef) -> Views:
         """The normalised views: a copy, which may be changed.

@@ -17,6 +17,7 @@ from medloupe.config import Config
 from medloupe.data.audit import GateConfig
 from medloupe.data.datasets.base import DatasetConfig
 from medloupe.evaluate.benchmark import Benchmark
+from medloupe.evaluate.probes import Probe, default_probes
 from medloupe.generate import GenerateConfig
 from medloupe.imaging.composed import DetailedTransform
 from medloupe.imaging.views import ViewTransform
@@ -65,12 +66,12 @@ class ModelConfig(Config):
 class EvaluateConfig(Config):
     """What is asked and how it is decoded. The benchmark decides the number of new tokens.
 
-    `blind=False` saves the second pass, in which the model is shown another patient's image.
+    Each of the `probes` asks the rows to which it applies once more; [] saves these passes.
     """
 
     benchmark: Benchmark
     generate: GenerateConfig = GenerateConfig()
-    blind: bool = True
+    probes: tuple[Probe, ...] = Field(default_factory=default_probes)
 
     def decoding(self) -> GenerateConfig:
         """`generate` with the benchmark's limit."""

@@ -193,7 +193,7 @@ def _hook(config: RunConfig, dataset: Dataset, processor: Processor, data: Path)
             Predictor(model, processor, images, decoding),
             manifest={},
             seed=config.seed,
-            blind=False,
+            probes=(),
         )
         return {
             f"{metric.group}/{metric.name}" if metric.group else metric.name: metric.estimate
@@ -234,7 +234,8 @@ def evaluate(
         predict,
         manifest=_evaluation_manifest(folder, run, dataset),
         seed=run.seed,
-        blind=asked.blind,
+        probes=asked.probes,
+        look=predict.images,
         progress=progress,
     )
     write_log(out / EVALUATION_FILE, log)

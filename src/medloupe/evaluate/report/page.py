@@ -11,7 +11,14 @@ from typing import Any
 from medloupe.config import Config
 from medloupe.data.dataset import DatasetCard
 from medloupe.evaluate.benchmark import Benchmark
-from medloupe.evaluate.metrics import FEWEST_PATIENTS, find_metric, verdict
+from medloupe.evaluate.metrics import (
+    DIFFERENCE,
+    FEWEST_PATIENTS,
+    MINUS,
+    about_arm,
+    find_metric,
+    verdict,
+)
 from medloupe.evaluate.report import charts
 from medloupe.evaluate.report.pictures import Gallery, ReadImage
 from medloupe.evaluate.report.samples import sample_browser
@@ -26,7 +33,7 @@ _TITLES: dict[AnswerType, str] = {
     "box": "Boxes",
     "open": "Open questions",
 }
-_BLIND = {"blind": "another patient's image", "majority": "most frequent training answer"}
+_BLIND = {"swapped": "another patient's image", "majority": "most frequent training answer"}
 
 
 def write_report(
@@ -395,14 +402,13 @@ def _training_section(rows: TrainingRows) -> list[Html]:
 
 
 def _all_scores(log: EvalLog) -> Html:
-    arms = {"model": "model", **_BLIND, "difference": "difference"}
     rows = [
         tag(
             "tr",
             tag("td", m.name),
-            tag("td", arms[m.arm]),
+            tag("td", about_arm(m.arm)),
             tag("td", m.group or f"all {m.answer_type}", f" | {m.stratum}" if m.stratum else ""),
-            tag("td", *_number(m, sign=m.arm == "difference")),
+            tag("td", *_number(m, sign=m.arm.startswith((DIFFERENCE, MINUS)))),
             tag("td", f"{m.n:,}"),
             tag("td", f"{m.clusters:,}"),
             tag("td", f"{m.unscored:,}"),

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from medloupe.evaluate.benchmark import Benchmark
-from medloupe.evaluate.metrics import task_of
+from medloupe.evaluate.metrics import about_arm, task_of
 from medloupe.evaluate.report.pictures import Gallery
 from medloupe.evaluate.scorers.base import Scorer
 from medloupe.html.markup import Html, join, tag
@@ -162,12 +162,10 @@ def _line(name: str, text: str, kind: str) -> Html:
 
 def _details(row: EvalRow, scores: Sequence[Score]) -> Html:
     lines = [_line(s.scorer, _score_text(s), "") for s in scores]
-    if row.blind_prediction is not None:
-        lines.append(
-            _line("with another patient's image", _said(row.blind_prediction, row.blind_boxes), "")
-        )
-    if row.majority_prediction is not None:
-        lines.append(_line("most frequent training answer", row.majority_prediction, ""))
+    lines += [
+        _line(about_arm(arm), _said(answer.text, answer.boxes), "")
+        for arm, answer in row.others.items()
+    ]
     if row.options:
         lines.append(_line("options", ", ".join(row.options), ""))
     if row.finish_reason == "length":

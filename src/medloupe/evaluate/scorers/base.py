@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -86,3 +86,27 @@ class CorpusScorer(Scorer):
         if counts is None:
             return None, reason
         return float(self.combine(np.array(counts))), reason
+
+
+class Collected(ABC):
+    """The rows of a set scorer, made ready once to be scored under many weightings."""
+
+    @abstractmethod
+    def score(self, weights_RN: NDArray[np.int64]) -> NDArray[np.float64]:
+        """`[R]` scores of the rows, row n counted `weights_RN[r, n]` times; NaN where there is none."""
+
+    def parts(self) -> Mapping[str, Collected]:
+        """Scores of parts of what a row says, by name ("finding = effusion"); over the same rows."""
+        return {}
+
+
+class SetScorer(Scorer):
+    """Scores all rows together by more than sums: a ranking, a curve, an average over findings.
+
+    `judge` gives a row a value of its own for readers of samples, and decides whether the row counts;
+    the mean of these values is not the metric.
+    """
+
+    @abstractmethod
+    def collect(self, rows: Sequence[EvalRow]) -> Collected:
+        """Rows that `judge` gave a value, in this order."""

@@ -101,7 +101,7 @@ def small_run(
             benchmark=Benchmark(
                 name="grid", tasks=tasks, max_new_tokens=32, limit=90, resamples=500
             ),
-            blind=False,
+            probes=(),
         ),
     )
 

@@ -1,19 +1,28 @@
-"""How well one does without looking: the comparison that stands beside every result.
-
-Two image-blind answerers: the same model shown another patient's images of the same kind, and the
-most frequent training answer to each question template.
-"""
+"""The same model shown another patient's images of the same kind: it cannot know by looking."""
 
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import ClassVar
 
 from medloupe.evaluate.benchmark import cluster_of
-from medloupe.types import Conversation, ImageRef, Message
+from medloupe.evaluate.probes.base import Asked, Expect, Look, Probe, with_images
+from medloupe.types import Conversation, ImageRef
 
 Images = tuple[ImageRef, ...]
+
+
+class Swapped(Probe):
+    """Another patient's images of the same kinds and modalities, for every row by default."""
+
+    limit: int | None = None
+    about: ClassVar[str] = "shown another patient's image"
+    expect: ClassVar[Expect] = "worse"
+
+    def ask(self, rows: Sequence[Conversation], *, seed: int, look: Look) -> Asked:
+        del look
+        return swap_images(rows, seed=seed)
 
 
 def swap_images(rows: Sequence[Conversation], *, seed: int) -> list[Conversation | None]:
@@ -26,34 +35,10 @@ def swap_images(rows: Sequence[Conversation], *, seed: int) -> list[Conversation
     donor_of: dict[str, Images] = {}
     for owners in _sets_by_kind(rows).values():
         donor_of.update(_derange(owners, seed))
-    return [_with_images(row, donor_of.get(_key(row.images))) for row in rows]
-
-
-class MajorityAnswers:
-    """The most frequent training answer of each question template.
-
-    A template that training never saw takes that of its task; ties go to the first in the alphabet.
-    """
-
-    def __init__(self, rows: Iterable[Conversation]) -> None:
-        templates: dict[tuple[str, ...], Counter[str]] = {}
-        for row in rows:
-            if row.answer is not None and row.answer.text.strip():
-                for key in _template_keys(row):
-                    templates.setdefault(key, Counter())[row.answer.text.strip()] += 1
-        self._answers = {
-            key: min(counts, key=lambda text: (-counts[text], text))
-            for key, counts in templates.items()
-        }
-
-    def answer(self, row: Conversation) -> str | None:
-        """The constant answer to a row's template, None where training has no such question."""
-        found = (self._answers.get(key) for key in _template_keys(row))
-        return next((text for text in found if text is not None), None)
-
-
-def _template_keys(row: Conversation) -> tuple[tuple[str, ...], ...]:
-    return (row.task, row.answer_type, row.template), (row.task, row.answer_type)
+    return [
+        with_images(row, donor) if (donor := donor_of.get(_key(row.images))) else None
+        for row in rows
+    ]
 
 
 def _key(images: Images) -> str:
@@ -97,18 +82,3 @@ def _derange(owners: dict[str, tuple[str, Images]], seed: int) -> dict[str, Imag
             donor = rng.choice([other for other in keys if owners[other][0] != owners[key][0]])
         donors[key] = owners[donor][1]
     return donors
-
-
-def _with_images(row: Conversation, images: Images | None) -> Conversation | None:
-    if not row.images or images is None:
-        return None
-    left = iter(images)
-    return row.model_copy(
-        update={"messages": tuple(_message_with(message, left) for message in row.messages)}
-    )
-
-
-def _message_with(message: Message, left: Iterable[ImageRef]) -> Message:
-    new = iter(left)
-    content = tuple(next(new) if isinstance(part, ImageRef) else part for part in message.content)
-    return message.model_copy(update={"content": content})
