@@ -5,8 +5,9 @@ import random
 import pytest
 
 from medloupe.errors import TrainingError
+from medloupe.processing.packing import Budget, Cost
 from medloupe.train.objectives.base import ease_of
-from medloupe.train.order import WINDOW, BatchOrder, CurriculumOrder, share
+from medloupe.train.order import WINDOW, BatchOrder, CurriculumOrder, portions, share
 from medloupe.train.stages import CurriculumConfig, StageConfig, TrainConfig
 from medloupe.types import Record
 
@@ -67,6 +68,16 @@ def curriculum(start: float, ramp: int) -> CurriculumOrder:
     ease = [float(-row) for row in range(100)]  # row 0 is the easiest
     config = CurriculumConfig(attribute="width", start=start)
     return CurriculumOrder(BatchOrder([1] * 100, 4, seed=5), ease, ramp, config)
+
+
+def test_a_batch_is_cut_where_any_part_of_the_budget_is_full() -> None:
+    """Tokens of text, then encoder passes; row 4 alone is more than the budget."""
+    text, passes = [3, 3, 3, 1, 9, 2], [1, 1, 1, 3, 1, 1]
+    costs = [Cost(text_tokens=t, passes=p) for t, p in zip(text, passes, strict=True)]
+    budget = Budget(text_tokens=6, passes=3)
+    assert portions(range(6), costs, budget) == [[0, 1], [2], [3], [4], [5]]
+    assert portions([5, 0, 3], costs, budget) == [[5, 0], [3]]
+    assert portions([], costs, budget) == []
 
 
 def test_a_curriculum_lets_in_harder_rows_step_by_step() -> None:

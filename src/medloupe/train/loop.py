@@ -38,7 +38,7 @@ from medloupe.train.machine import (
 )
 from medloupe.train.objectives.base import Micro, Objective, Progress, StageContext
 from medloupe.train.optimizer import build_optimizer, set_rates, trained_parameters
-from medloupe.train.order import BatchOrder, CurriculumOrder, MixedRows, Order, share
+from medloupe.train.order import BatchOrder, CurriculumOrder, MixedRows, Order, portions, share
 from medloupe.train.prefetch import Prefetch
 from medloupe.train.preflight import check_best, check_parts, check_stages, check_trained
 from medloupe.train.signals import Asked, StoppedError, listening
@@ -254,10 +254,24 @@ class Trainer:
         """What this process does in a step; runs ahead, in a thread."""
         accumulate = state.stage.accumulate
         batches = [state.order.batch(step * accumulate + k) for k in range(accumulate)]
-        return [pinned(self._micro(state, rows), self.engine.device) for rows in batches]
+        return [
+            pinned(self._micro(state, part, rows), self.engine.device)
+            for rows in batches
+            for part in self._parts(state, rows)
+        ]
 
-    def _micro(self, state: StageState, rows: Sequence[int]) -> Micro:
-        mine = share(rows, state.lengths, self.engine.rank, self.engine.world)
+    def _parts(self, state: StageState, rows: Sequence[int]) -> list[list[int]]:
+        """The rows of a batch that this process reads, part after part; every process has as many parts,
+        some of them empty."""
+        world, budget = self.engine.world, state.stage.micro_budget
+        shares = [share(rows, state.lengths, rank, world) for rank in range(world)]
+        if budget is None:
+            return [shares[self.engine.rank]]
+        parts = [portions(mine, state.costs, budget) for mine in shares]
+        most, mine = max(map(len, parts)), parts[self.engine.rank]
+        return mine + [[] for _ in range(most - len(mine))]
+
+    def _micro(self, state: StageState, mine: Sequence[int], rows: Sequence[int]) -> Micro:
         if mine:
             return state.objective.micro(mine)
         # the others have the rows: one of them keeps this process in step, and counts nothing
@@ -289,6 +303,7 @@ class Trainer:
             model=model,
             objective=objective,
             lengths=lengths,
+            costs=[] if stage.micro_budget is None else objective.costs(),
             losses=losses,
             call=call,
             optimizer=build_optimizer(model, stage),

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medloupe.data.mixture import Mixture, source_of
+from medloupe.processing.packing import Budget, Cost
 from medloupe.train.stages import CurriculumConfig
 
 # Rows are sorted by length inside windows of this many batches, then the batches are shuffled.
@@ -34,6 +35,21 @@ def share(rows: Sequence[int], lengths: Sequence[int], rank: int, world: int) ->
         if rank == (seat if round_ % 2 == 0 else world - 1 - seat):
             mine.append(place)
     return [rows[place] for place in sorted(mine)]
+
+
+def portions(rows: Sequence[int], costs: Sequence[Cost], budget: Budget) -> list[list[int]]:
+    """`rows` in order, cut so that each part holds the budget. A row that alone costs more stays alone."""
+    parts: list[list[int]] = []
+    spent = Cost()
+    for row in rows:
+        whole = spent + costs[row]
+        if parts and budget.holds(whole):
+            parts[-1].append(row)
+            spent = whole
+        else:
+            parts.append([row])
+            spent = costs[row]
+    return parts
 
 
 class BatchOrder:

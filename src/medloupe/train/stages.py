@@ -10,6 +10,7 @@ from medloupe.config import Config
 from medloupe.data.mixture import Mixture
 from medloupe.models.low_rank import LowRankConfig
 from medloupe.models.vlm import Part
+from medloupe.processing.packing import Budget
 from medloupe.train.engines.base import Engine, EngineConfig
 from medloupe.train.objectives.base import ObjectiveConfig
 from medloupe.train.trackers import TrackerConfig
@@ -71,7 +72,10 @@ class StageConfig(Config):
     `learning_rates` overrides `learning_rate` per part. The rate rises linearly over the first
     `warmup` share of the steps and falls along a cosine to `min_learning_rate` times its peak.
     `batch_size` counts rows, an image or an image with all its packed questions, of all processes
-    together: how many there are changes no batch. `clip` is the largest gradient norm.
+    together: how many there are changes no batch. A process reads its rows of a batch one part after the
+    other, each of no more than `micro_budget` (null: all at once), which changes neither loss nor
+    gradients but for rounding, and for the image labels of the grounding objective. `clip` is the
+    largest gradient norm.
 
     `optimizer` null is AdamW in the weights' own precision (fused on GPUs); `adamw_8bit` keeps its two
     moments in 8 bits (bitsandbytes). `checkpointing` computes what lies inside of layers again in the
@@ -90,6 +94,7 @@ class StageConfig(Config):
     epochs: float = Field(default=1.0, gt=0)
     batch_size: int = Field(default=8, ge=1)
     accumulate: int = Field(default=1, ge=1)
+    micro_budget: Budget | None = None
     warmup: float = Field(default=0.03, ge=0, lt=1)
     min_learning_rate: float = Field(default=0.0, ge=0, le=1)
     weight_decay: float = Field(default=0.0, ge=0)

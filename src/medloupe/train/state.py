@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from medloupe.errors import TrainingError
 from medloupe.models.vlm import VisionLanguageModel
+from medloupe.processing.packing import Cost
 from medloupe.train.engines.base import Losses
 from medloupe.train.meters.spikes import Spikes
 from medloupe.train.objectives.base import Objective
@@ -34,6 +35,7 @@ class StageState:
     model: VisionLanguageModel
     objective: Objective
     lengths: list[int]
+    costs: Sequence[Cost]
     losses: Losses
     call: nn.Module
     optimizer: torch.optim.Optimizer

@@ -36,6 +36,11 @@ BOTH = ["connector", "language_model"]
 STAGES: dict[str, list[dict[str, Any]]] = {
     # 9 rows: 4 + 4 + 1, so that one process of two has no row in every third batch
     "whole": [{"trainable": BOTH, "batch_size": 4, "accumulate": 2, "steps": 5}],
+    # the same, one image at a time: with the text row in it, one process has fewer parts than the other
+    "cut": [
+        {"trainable": BOTH, "batch_size": 4, "accumulate": 2, "steps": 5}
+        | {"micro_budget": {"passes": 1}}
+    ],
     # one row a step, and one of the nine is text, which reaches nothing that trains; then two rows a step,
     # so that one process may have the text and the other an image; then the same connector with adapters
     "stages": [
@@ -70,6 +75,11 @@ class Watched(Trainer):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.reaches: list[bool] = []
+        self.parts = 0
+
+    def backward(self, loss: torch.Tensor) -> None:
+        self.parts += 1
+        super().backward(loss)
 
     def update(self, state: StageState) -> None:
         self.reaches.append(state.losses.reaches)
@@ -131,7 +141,12 @@ def fit(lab: Path, run: dict[str, Any]) -> None:
     except StoppedError:
         stopped = True
     if trainer.engine.is_main:
-        said = {"stopped": stopped, "sharded": trainer.sharded, "reaches": trainer.reaches}
+        said = {
+            "stopped": stopped,
+            "sharded": trainer.sharded,
+            "reaches": trainer.reaches,
+            "parts": trainer.parts,
+        }
         (Path(run["out"]) / "said.json").write_text(json.dumps(said))
     trainer.engine.close()
 

@@ -23,7 +23,7 @@ from medloupe.train.engines import EngineConfig
 from medloupe.train.log import read_log
 
 FLEET = Path(__file__).with_name("fleet.py")
-SCENES = ("whole", "stages", "bf16", "hia")
+SCENES = ("whole", "cut", "stages", "bf16", "hia")
 ENGINES = {None: 1, "ddp": 2, "fsdp2": 2}
 STOP = 2  # the step in which the last process is asked; noticed in the next one
 
@@ -148,6 +148,14 @@ def test_losses_and_weights_are_those_of_one_process(fleet: Fleet, scene: str, e
     # rounding, weights may differ by some of it
     apart = [float((found[name] - t).abs().float().mean()) for name, t in wanted.items()]
     assert max(apart) < (2e-3 if scene == "bf16" else 2e-5)
+
+
+def test_batches_cut_to_a_budget_give_the_same_losses(fleet: Fleet) -> None:
+    assert fleet.losses("cut None") == pytest.approx(fleet.losses("whole None"), rel=2e-6)
+    assert fleet.said("whole None")["parts"] == 10  # two batches in each of five steps
+    # nine rows in each of three epochs and one of a fourth; the text joins an image each time
+    assert fleet.said("cut None")["parts"] == 3 * 9 + 1 - 3
+    assert fleet.said("cut ddp")["parts"] < fleet.said("cut None")["parts"]
 
 
 @pytest.mark.parametrize("scene", SCENES)

@@ -20,6 +20,7 @@ from medloupe.errors import TrainingError
 from medloupe.models.features import FeatureStore
 from medloupe.models.vlm import VisionLanguageModel, on_device
 from medloupe.processing import ImageSource, Processor
+from medloupe.processing.packing import Cost
 from medloupe.types import Batch, Conversation, ImageInput, ImageRef, Record, Views
 
 Progress = Callable[[str, int, int], None]
@@ -60,6 +61,10 @@ class Objective(abc.ABC):
     @abc.abstractmethod
     def lengths(self) -> Sequence[int]:
         """The cost of each row, for grouping rows of similar length."""
+
+    @abc.abstractmethod
+    def costs(self) -> Sequence[Cost]:
+        """What each row asks of the machine; looks at images whose size decides it."""
 
     @abc.abstractmethod
     def ease(self, attribute: str) -> Sequence[float]:

@@ -22,7 +22,9 @@ from medloupe.errors import ConfigError, TrainingError
 from medloupe.imaging.transforms import Geometry, clip_box
 from medloupe.models.connectors.base import ALIGNMENT_OFFSET, ALIGNMENT_SLOPE, word_directions
 from medloupe.models.vlm import on_device, plain_encoder
+from medloupe.processing.packing import Cost
 from medloupe.train.objectives.base import Micro, Objective, ObjectiveConfig, StageContext, ease_of
+from medloupe.train.objectives.costs import ImageCosts
 from medloupe.types import Batch, Box, ImageInput, ImageLayout, Record
 
 
@@ -70,6 +72,7 @@ class GroundingObjective(Objective):
                 field="model.encoder",
                 remedy="Leave this stage out, or use the encoder by_kind or slices",
             )
+        self.cost_of = ImageCosts(context.model, context.processor, context.images)
         self.layout = context.model.encoder.for_kind("image").layout
         self.records = config.check(context.dataset, "train.stages.NAME")
         self._refuse_other_grid()
@@ -93,6 +96,9 @@ class GroundingObjective(Objective):
     @property
     def lengths(self) -> Sequence[int]:
         return [1] * len(self.records)
+
+    def costs(self) -> Sequence[Cost]:
+        return [self.cost_of(record.images[0]) for record in self.records]
 
     def ease(self, attribute: str) -> Sequence[float]:
         return ease_of(([record] for record in self.records), attribute)

@@ -105,6 +105,9 @@ class LanguageObjective(Objective):
     def lengths(self) -> Sequence[int]:
         return [len(row.input_ids) for row in self.rows]
 
+    def costs(self) -> Sequence[Cost]:
+        return [self._cost(row) for row in self.rows]
+
     def ease(self, attribute: str) -> Sequence[float]:
         return ease_of(([self.taught[name] for name in row.ids] for row in self.rows), attribute)
 
