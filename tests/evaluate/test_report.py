@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,9 +18,12 @@ from pydicom.data import get_testdata_file
 from medloupe.data.dataset import Dataset, DatasetCard
 from medloupe.errors import ImageError
 from medloupe.evaluate.benchmark import Benchmark, Stratum
+from medloupe.evaluate.probes.base import Expect
 from medloupe.evaluate.report import render_report, write_report
 from medloupe.evaluate.report.charts import bars, difference, loss_curve, reach_of
+from medloupe.evaluate.report.groups import Groups
 from medloupe.evaluate.report.pictures import data_uri
+from medloupe.evaluate.report.probes import probe_verdict
 from medloupe.evaluate.runner import rescore, run_benchmark
 from medloupe.html.markup import Html, join, tag
 from medloupe.imaging.read import read_image, read_ref
@@ -123,7 +127,7 @@ def test_the_verdict_comes_first_and_names_every_kind(page: Page) -> None:
     for task in ("all of them", "presence", "side", "rec", "report"):
         assert any(text.startswith(task) for text in kinds), task
     verdicts = [text for _, text in page.all("span", class_="pill yes")]
-    assert verdicts == ["yes"] * 4  # all closed, presence, side, rec
+    assert verdicts.count("yes") == 4  # all closed, presence, side, rec
 
 
 def test_every_number_of_the_verdict_is_the_metric_s(page: Page, squares_log: EvalLog) -> None:
@@ -168,7 +172,14 @@ def test_cards_carry_their_filters_and_counts_add_up(page: Page, squares_log: Ev
         assert count == sum(not state or card["data-state"] == state for card in cards)
     assert sum(counts.values()) == 2 * len(cards)
     options = {attributes["value"] for attributes, _ in page.all("option")}
-    assert options == {"", *(card["data-task"] for card in cards)}
+    groups = {group for card in cards for group in json.loads(card["data-groups"])}
+    assert groups == {
+        "lesion_width < 4",
+        "4 <= lesion_width < 8",
+        "lesion_width >= 8",
+        "plane = axial",
+    }
+    assert options == {"", *groups, *(card["data-task"] for card in cards)}
 
 
 def test_each_image_is_embedded_once_and_every_use_finds_it(
@@ -339,3 +350,181 @@ def test_a_large_picture_is_shrunk_and_a_noisy_one_is_a_jpeg() -> None:
     thin = np.zeros((1, 2000), dtype=np.uint8)
     with Image.open(io.BytesIO(base64.b64decode(data_uri(thin, 448).split(",")[1]))) as picture:
         assert picture.size == (448, 1)
+
+
+# --- probes, curves, findings, errors
+
+
+def probed(*, falls: int, expect_probe: str = "negated") -> EvalLog:
+    """20 patients with one yes-no question each, all right; `falls` of them wrong under a probe."""
+    rows = [
+        row(
+            f"r{n:02d}",
+            task="presence",
+            answer_type="closed",
+            question="Is there a mass?",
+            truth="yes",
+            prediction="yes",
+            options=("yes", "no"),
+            option_probs=(0.75, 0.25),
+            confidence=0.5,
+            others={
+                expect_probe: {
+                    "text": "yes" if n < falls else "no",
+                    "question": "Is it true that there is no mass?",
+                    "truth": "no",
+                }
+            },
+        )
+        for n in range(20)
+    ]
+    return evaluation(*rows)
+
+
+def probe_rows(page: Page) -> list[list[str]]:
+    """The cells of the rows of the first table of probes."""
+    tables = [n for n, (name, a, _, _) in enumerate(page.elements)
+              if name == "table" and "asked-otherwise" in a.get("class", "")]  # fmt: skip
+    (section,) = [text for a, text in page.all("section") if a.get("id") == "probes"]
+    assert section
+    cells = []
+    for name, attributes, text, path in page.elements[tables[0] :]:
+        if name == "table" and cells:
+            break
+        if name == "th" and attributes.get("scope") == "row":
+            cells.append(["".join(text)])
+        elif name == "td" and cells and "tbody" in path:
+            cells[-1].append("".join(text))
+    return cells
+
+
+def test_the_probes_table_says_what_was_asked_expected_and_seen() -> None:
+    page = Page(render_report(probed(falls=15), ct))
+    (cells,) = probe_rows(page)
+    assert cells[0] == "asked the negated question20 questions, 20 patients"
+    assert cells[1:5] == ["stays", "falls", "1.00", cells[4]]
+    assert cells[4].startswith("0.25 ")
+    assert cells[6].startswith("+0.75 +0.")
+    assert page.all("span", class_="pill no")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "clusters", "expect", "text", "kind"),
+    [
+        (0.1, 0.5, 20, "worse", "falls", "yes"),
+        (0.1, 0.5, 20, "same", "falls", "no"),
+        (-0.1, 0.5, 20, "worse", "no fall shown", "unsure"),
+        (-0.1, 0.5, 20, "same", "no change shown", "unsure"),
+        (0.0, 0.0, 20, "same", "no change shown", "unsure"),
+        (-0.5, -0.1, 20, "worse", "rises", "no"),
+        (-0.5, -0.1, 20, "same", "rises", "unsure"),
+        (0.1, 0.5, 9, "worse", "too few patients", "unsure"),
+        (None, None, 20, "worse", "too few patients", "unsure"),
+    ],
+)
+def test_a_verdict_says_no_more_than_the_interval(
+    low: float | None, high: float | None, clusters: int, expect: Expect, text: str, kind: str
+) -> None:
+    metric = Metric(name="x", estimate=0.3, low=low, high=high, n=clusters, clusters=clusters)
+    assert probe_verdict(metric, expect) == (text, kind)
+    assert probe_verdict(metric.model_copy(update={"estimate": None}), expect).text == "not scored"
+
+
+def test_a_card_shows_what_a_probe_asked_and_what_was_right() -> None:
+    page = Page(render_report(probed(falls=20), ct))
+    (said, *_) = [text for _, text in page.all("dd") if "asked:" in text]
+    assert said == "yes\nasked: Is it true that there is no mass?\nright: no"
+    assert ("yes 0.75, no 0.25") in [text for _, text in page.all("dd")]
+    assert "0.50" in [text for _, text in page.all("dd")]
+
+
+def test_a_report_without_probes_has_no_such_section() -> None:
+    assert not [a for a, _ in Page(render_report(evaluation(row("a")), ct)).all("section")
+                if a.get("id") in {"probes", "calibration", "froc", "findings"}]  # fmt: skip
+
+
+def test_the_reliability_plot_stands_where_confidence_and_accuracy_say() -> None:
+    """10 answers of 0.75, all right, and 10 of 0.25, all wrong, in the frame of the axes."""
+    log = probed(falls=20)
+    rows = [
+        one.model_copy(update={"option_probs": (0.75, 0.25) if n % 2 else (0.4, 0.6)})
+        for n, one in enumerate(log.rows)
+    ]
+    page = Page(render_report(rescore(log.model_copy(update={"rows": tuple(rows)})), ct))
+    dots = [(float(a["cx"]), float(a["cy"])) for a, _ in page.all("circle", class_="bin")]
+    # x from 54 to 270, y from 192 up to 12
+    assert dots == [(54 + 0.6 * 216, 192.0), (54 + 0.75 * 216, 12.0)]
+    lines = [a["points"] for a, _ in page.all("polyline", class_="loss")]
+    assert lines[1] == "162.0,192.0 270.0,102.0"  # the surer half is right, of all one in two
+
+
+def test_the_froc_curve_is_that_of_the_boxes() -> None:
+    truth = Box(label="nodule", x1=0, y1=0, x2=10, y2=10)
+    right = truth.model_copy(update={"score": 0.9})
+    wrong = Box(label="nodule", x1=50, y1=50, x2=60, y2=60, score=0.5)
+    log = evaluation(
+        row("a", truth_boxes=(truth,), predicted_boxes=(right, wrong)),
+        row("b", truth_boxes=(truth,), predicted_boxes=(wrong,)),
+    )
+    page = Page(render_report(log, ct))
+    (section,) = [text for a, text in page.all("section") if a.get("id") == "froc"]
+    assert "2 images" in section
+    (line,) = [a["points"] for a, _ in page.all("polyline", class_="loss")]
+    # half of the findings without a false box, then one false box per image
+    assert line == "54.0,192.0 54.0,102.0 270.0,102.0"
+
+
+def test_findings_are_ranked_bars_and_no_strata() -> None:
+    log = probed(falls=20)
+    own = next(m for m in log.metrics if m.arm == "model" and m.group)
+    parts = [
+        own.model_copy(update={"name": "f1", "stratum": f"finding = {name}", "estimate": value})
+        for name, value in (("edema", 0.25), ("mass", 0.5), ("rare", None))
+    ]
+    together = [part.model_copy(update={"group": ""}) for part in parts]
+    metrics = (*log.metrics, *parts, *together)
+    page = Page(render_report(log.model_copy(update={"metrics": metrics}), ct))
+    (text,) = [text for a, text in page.all("section") if a.get("id") == "findings"]
+    assert re.findall("edema|mass|rare", text) == [
+        *("mass", "mass"),  # its name, and the title of its bar
+        *("edema", "edema"),
+        *("rare", "rare"),
+    ]
+    assert not [a for a, _ in page.all("section") if a.get("id") == "strata"]
+
+
+def test_a_row_without_an_answer_is_counted_and_can_be_looked_at() -> None:
+    log = evaluation(row("a", error="the server said 500"), row("b"))
+    page = Page(render_report(log, ct))
+    (warnings,) = (text for _, text in page.all("aside"))
+    assert "1 question got no answer" in warnings
+    assert "1 question could not be scored" in warnings  # the other one
+    (card,) = page.all("article", **{"data-state": "error"})
+    assert "the server said 500" in card[1]
+    assert "error" in {a.get("value") for a, _ in page.all("input")}
+
+
+def test_groups_are_attributes_with_few_values_and_strata() -> None:
+    strata = (Stratum(attribute="width", edges=(4,)), Stratum(attribute="plane"))
+    rows = [
+        row(f"r{n}", attributes={"width": str(n), "plane": "axial" if n % 2 else "coronal",
+                                 "site": "one", "note": f"note {n}", "age": "40"})
+        for n in range(14)
+    ]  # fmt: skip
+    groups = Groups(rows, strata)
+    assert groups.names == ["width < 4", "width >= 4", "plane = axial", "plane = coronal"]
+    assert groups.of(rows[3]) == ["width < 4", "plane = axial", "site = one"]
+    assert Groups([], strata).names == []
+
+
+def test_every_group_stands_with_its_counts_and_its_difference_to_the_others() -> None:
+    rows = [
+        row(f"r{n:02d}", task="presence", answer_type="closed", truth="yes", options=("yes", "no"),
+            prediction="yes" if n < 15 else "no", attributes={"sex": "F" if n < 10 else "M"})
+        for n in range(20)
+    ]  # fmt: skip
+    page = Page(render_report(evaluation(*rows), ct))
+    (text,) = [text for a, text in page.all("section") if a.get("id") == "subgroups"]
+    assert "sex: female10 questions, 10 patients1.00 " in text
+    assert "sex: male10 questions, 10 patients0.50 " in text
+    assert "−0.50 " in text

@@ -41,11 +41,17 @@ def box(x1: float, y1: float, x2: float, y2: float, **fields: object) -> Box:
     return Box.parse({"label": "", "x1": x1, "y1": y1, "x2": x2, "y2": y2, **fields})
 
 
+# These ask a network of their own, which no package brings; test_text_models gives them one.
+MODELS = ("bertscore", "radgraph", "ratescore", "chexbert")
+
+
 @pytest.mark.parametrize("name", Scorer.table)
 def test_every_scorer_is_named_and_survives_a_round_trip(name: str, small_wordnet: Path) -> None:
     scorer = Scorer.parse(name)
     assert scorer.name == name
     assert Scorer.parse(scorer.to_dict()) == scorer
+    if name.startswith(MODELS):
+        return
     score = scorer.score(row("left lung", "left lung"))
     assert (score.id, score.scorer, score.arm) == ("r1", name, "model")
     assert score.value is None or 0 <= score.value <= 1

@@ -8,8 +8,9 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from html import unescape
+from html import escape, unescape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,6 +49,7 @@ class Glyph:
 
 
 Look = Callable[..., list[Glyph]]
+Drive = Callable[..., Any]
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +87,49 @@ def look(browser: str, tmp_path: Path) -> Look:
         ]
 
     return glyphs
+
+
+@pytest.fixture
+def drive(browser: str, tmp_path: Path) -> Drive:
+    """What `script`, run in a page `width` CSS pixels wide, returns; browsers have a least window width,
+    so the page stands in a frame."""
+
+    def run(page: str, script: str, *, width: int = 390) -> Any:
+        inner = f"<script>addEventListener('load', () => {{ top.done((() => {{ {script} }})()); }});</script>"
+        framed = escape(page.replace("</body>", inner + "</body>"), quote=True)
+        file = tmp_path / "driven.html"
+        file.write_text(
+            '<!doctype html><meta charset="utf-8"><pre id="said"></pre><script>function done(value)'
+            ' { document.getElementById("said").textContent = JSON.stringify(value); }</script>'
+            f'<iframe style="width: {width}px; height: 800px; border: 0" srcdoc="{framed}"></iframe>',
+            encoding="utf-8",
+        )
+        dumped = _run(browser, file, tmp_path / "profile", ("--dump-dom",), None)
+        said = re.search(r'<pre id="said">(.*?)</pre>', dumped, re.DOTALL)
+        assert said is not None
+        assert said[1], "the script failed"
+        return json.loads(unescape(said[1]))
+
+    return run
+
+
+@pytest.fixture
+def printed(browser: str, tmp_path: Path) -> Callable[[str], str]:
+    """The text of a page as it is printed."""
+    reader = shutil.which("pdftotext")
+    if reader is None:
+        pytest.skip("pdftotext, which reads what was printed, is not here (Debian: poppler-utils)")
+
+    def text(page: str) -> str:
+        file, paper = tmp_path / "printed.html", tmp_path / "printed.pdf"
+        file.write_text(page, encoding="utf-8")
+        _run(browser, file, tmp_path / "profile", (f"--print-to-pdf={paper}",), None)
+        done = subprocess.run(
+            [reader, "-layout", str(paper), "-"], capture_output=True, check=True, timeout=60
+        )
+        return done.stdout.decode("utf-8")
+
+    return text
 
 
 def _run(

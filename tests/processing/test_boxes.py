@@ -47,6 +47,16 @@ def test_read_by_hand() -> None:
     assert (wedge.label, wedge.x1, wedge.y1, wedge.x2, wedge.y2) == ("dark wedge", 0, 0, 100, 50)
 
 
+def test_a_marked_name_is_the_label_whatever_stands_before_it() -> None:
+    """LiteGPT's answers begin with words of their own (appendix B.1)."""
+    told = (
+        "Local diseases of this chest radiograph are <p>Aortic enlargement</p> {<10><20><30><40>},"
+        "<p>Nodule/Mass</p> {<1><2><3><4>}."
+    )
+    labels = [box.label for box in BoxEncoding().read(told, [WIDE])]
+    assert labels == ["Aortic enlargement", "Nodule/Mass"]
+
+
 @given(
     encoding=st.sampled_from(ENCODINGS),
     fit=st.sampled_from(["pad", "stretch"]),

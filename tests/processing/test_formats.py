@@ -145,6 +145,8 @@ def test_the_first_stage_shows_the_image_and_learns_the_caption_alone(
         assert encoded.labels.tolist() == [-100] * start + wanted[start:]
         with pytest.raises(PromptError, match="one caption"):
             made.encode(ROW, size_of)
+        with pytest.raises(PromptError, match="no image to show"):
+            made.encode(talk(("Describe the image.",)), size_of)
 
 
 def test_images_stand_where_the_family_puts_them(tiny: ModuleType) -> None:

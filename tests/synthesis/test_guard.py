@@ -6,7 +6,8 @@ import pytest
 
 from medloupe.data.dataset import DatasetCard
 from medloupe.data.datasets.mimic_cxr import MimicCxrConfig
-from medloupe.synthesis.guard import flags, forbids_external, is_local, permits, refuse_external
+from medloupe.endpoints import is_local
+from medloupe.synthesis.guard import flags, forbids_external, permits, refuse_external
 from medloupe.synthesis.types import SourceRow, SynthesisError
 from medloupe.types import Box
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
+from medloupe.endpoints import asked_wait
 from medloupe.errors import ConfigError, MissingExtraError
 from medloupe.synthesis.teachers import Answer, Failure, TeacherConfig
 from medloupe.synthesis.teachers.base import Price, estimate_tokens
-from medloupe.synthesis.teachers.http import _wait
 
 MESSAGES = [
     {"role": "system", "content": "You write about images."},
@@ -195,11 +195,11 @@ def test_the_wait_that_an_endpoint_asks_for(teacher_server: Any) -> None:
     behave(teacher_server, "later")
     assert ask(teacher(teacher_server, "openai")).wait == 3600
     soon = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=100)
-    wait = _wait({"retry-after": email.utils.format_datetime(soon, usegmt=True)})
+    wait = asked_wait({"retry-after": email.utils.format_datetime(soon, usegmt=True)})
     assert wait is not None
     assert 90 < wait <= 100
-    assert _wait({"retry-after": "soon"}) is None
-    assert _wait({}) is None
+    assert asked_wait({"retry-after": "soon"}) is None
+    assert asked_wait({}) is None
 
 
 @both

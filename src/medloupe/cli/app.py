@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 from rich.markup import escape
 
-from medloupe.cli import console, plan, reproduce, weights
+from medloupe.cli import benchmarks, compare, console, plan, reproduce, weights
 from medloupe.cli import data as data_verbs
 from medloupe.cli.deidentify import deidentify
+from medloupe.cli.evaluate import evaluate, evaluate_own
+from medloupe.cli.predict import predict
 from medloupe.cli.synthesize import synthesize
 from medloupe.errors import ConfigError
 
@@ -34,6 +36,7 @@ app = typer.Typer(
 )
 recipes_app = typer.Typer(no_args_is_help=True, help="List the recipes, or show one as YAML.")
 app.add_typer(recipes_app, name="recipe")
+app.add_typer(benchmarks.benchmarks_app, name="benchmarks")
 
 Set = Annotated[
     list[str] | None,
@@ -235,58 +238,8 @@ def _train(config: RunConfig, data: Path, out: Path, *, resume: bool, engine: En
         raise typer.Exit(EXIT_STOPPED)
 
 
-@app.command()
-def evaluate(
-    model: Model,
-    data: Annotated[
-        Path | None, typer.Option("--data", help="A prepared data set; default: RUN/data.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Where to write; default: the run's folder.")
-    ] = None,
-    set_: Set = None,
-    trust_code: Trust = False,
-) -> None:
-    """Score a model beside its image-blind comparison: eval.jsonl and report.html.
-
-    Fields that --set changes are those below `evaluate` of the run.
-
-    [dim]medloupe evaluate --model runs/first[/]
-    [dim]medloupe evaluate --model runs/first --data data/other --out runs/first/other \
---set benchmark.tasks=\\[presence,side][/]
-    """
-    console.quiet_libraries()
-    _evaluate(model, data, out, set_ or (), trust_code=trust_code)
-
-
-def _evaluate(
-    model: Path,
-    data: Path | None,
-    out: Path | None,
-    changes: list[str] | tuple[()],
-    *,
-    trust_code: bool,
-) -> None:
-    from medloupe.recipes import run
-
-    folder = run.model_folder(model)
-    target = out or folder.parent
-    console.writable("--out", target)
-    config = run.load_run_of(folder, trust_code=trust_code).evaluate.with_overrides(changes)
-    with console.Bars() as bars:
-        log = run.evaluate(
-            folder,
-            data or folder.parent / "data",
-            target,
-            config=config,
-            trust_code=trust_code,
-            progress=bars,
-        )
-    from medloupe.cli.tables import scores
-
-    console.out.print(scores(log))
-    console.out.print(f"log: {escape(str(target / 'eval.jsonl'))}")
-    console.out.print(f"report: {escape(str(target / 'report.html'))}")
+app.command()(evaluate)
+app.command()(predict)
 
 
 @app.command()
@@ -314,8 +267,8 @@ def ask(
     from medloupe.generate import ChatSession
     from medloupe.recipes import run
 
-    predict = run.load(run.model_folder(model), root=Path.cwd(), trust_code=trust_code)
-    console.show_answer(ChatSession(predict, name="ask").ask(question, refs))
+    predictor = run.load(run.model_folder(model), root=Path.cwd(), trust_code=trust_code)
+    console.show_answer(ChatSession(predictor, name="ask").ask(question, refs))
 
 
 @app.command()
@@ -341,8 +294,8 @@ def chat(
     from medloupe.cli.chat import converse
     from medloupe.recipes import run
 
-    predict = run.load(run.model_folder(model), root=Path.cwd(), trust_code=trust_code)
-    converse(predict, refs, modality=modality)
+    predictor = run.load(run.model_folder(model), root=Path.cwd(), trust_code=trust_code)
+    converse(predictor, refs, modality=modality)
 
 
 def _image_refs(
@@ -399,7 +352,11 @@ def recipe_show(
 app.command("import")(weights.import_)
 app.command("export")(weights.export)
 app.command("plan")(plan.plan)
+app.command()(compare.compare)
+app.command()(compare.rescore)
+app.command()(compare.card)
 app.command("reproduce")(reproduce.reproduce)
+app.command()(benchmarks.sidebyside)
 
 
 @app.command()
@@ -453,7 +410,7 @@ def quickstart(
     if resume and run.is_evaluated(config, out):
         console.out.print("  finished before")
     else:
-        _evaluate(out, None, None, (), trust_code=True)
+        evaluate_own(out, None, None, (), trust_code=True, resume=resume)
     _heading(5, "ask one question about one of their images")
     _ask_held_out(config, out)
     console.out.print()
@@ -471,8 +428,8 @@ def _ask_held_out(config: RunConfig, out: Path) -> None:
     from medloupe.recipes import run
 
     row = config.evaluate.benchmark.select(load_dataset(out / "data"))[0]
-    predict = run.load(out / "model", root=out / "data", trust_code=True)
-    (answer,) = predict([row])
+    predictor = run.load(out / "model", root=out / "data", trust_code=True)
+    (answer,) = predictor([row])
     _tell(row, answer, out / "data")
 
 

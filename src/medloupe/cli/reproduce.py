@@ -1,9 +1,9 @@
-"""`medloupe reproduce`: a paper's comparison, run again at the size of a workstation."""
+"""`medloupe reproduce`: a paper's tables beside ours, and the grids of runs that answer them."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -15,12 +15,27 @@ from medloupe.errors import ConfigError
 
 if TYPE_CHECKING:
     from medloupe.reproduce.compare import Comparison
+    from medloupe.reproduce.grid import Grid
+    from medloupe.reproduce.papers import Asked
+    from medloupe.reproduce.papers.answer import Result
+    from medloupe.reproduce.papers.sheets import Sheet
 
 ALL = "all"
 
 
 def reproduce(
-    grid: Annotated[str | None, typer.Argument(help="A grid's name, or all.")] = None,
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PAPER[.TABLE]",
+            help="hia, llama3_med, litegpt or medm_vl, one of its tables (litegpt.8, medm_vl.fig3a); or "
+            "a grid's name, or all grids.",
+        ),
+    ] = None,
+    scale: Annotated[
+        Literal["tiny", "full"],
+        typer.Option("--scale", help="tiny: here, on a CPU. full: the commands at published size."),
+    ] = "tiny",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds of every row.")] = 3,
     out: Annotated[
         Path, typer.Option("--out", help="The folder of all grids; they share runs.")
@@ -29,60 +44,133 @@ def reproduce(
         int,
         typer.Option("--processes", min=1, help="Runs at a time; they share the cores."),
     ] = 1,
-    list_: Annotated[bool, typer.Option("--list", help="List the grids and stop.")] = False,
+    list_: Annotated[
+        bool, typer.Option("--list", help="List the papers' tables and the grids, and stop.")
+    ] = False,
 ) -> None:
-    """Run a grid of ablations on starter data and set it beside the paper's table.
+    """Set a table of a paper beside ours, from finished runs or by running what is missing.
 
-    A second call goes on where the first one stopped. Results stand in OUT/GRID/results.md.
+    A second call goes on where the first one stopped. Results stand in OUT/papers and OUT/GRID.
 
     [dim]medloupe reproduce --list[/]
-    [dim]medloupe reproduce stages --seeds 1[/]
+    [dim]medloupe reproduce litegpt --list[/]
+    [dim]medloupe reproduce medm_vl.5 --seeds 1[/]
+    [dim]medloupe reproduce litegpt.8 --scale full[/]
     [dim]medloupe reproduce all --processes 2 --out runs/reproduce[/]
     """
     console.quiet_libraries()
+    from medloupe.reproduce import grids
+    from medloupe.reproduce.papers.index import MORE_GRIDS
+
     if list_:
-        console.out.print(_listed())
+        _list(what)
         return
-    if grid is None:
-        raise ConfigError("no grid was named", remedy="medloupe reproduce --list shows them")
-    from medloupe.reproduce.grids import GRIDS
+    if what is None:
+        raise ConfigError(
+            "nothing was named", remedy="medloupe reproduce --list shows what there is"
+        )
+    from medloupe.reproduce.papers import PAPERS, answer, find
 
-    for name in GRIDS if grid == ALL else (grid,):
-        _reproduce(name, seeds, out, processes)
+    # "hia" is a paper and a grid: the paper's tables are asked, that grid's among them
+    if what in (ALL, *grids.GRIDS, *MORE_GRIDS) and what not in PAPERS:
+        for name in grids.GRIDS if what == ALL else (what,):
+            _grid(name, seeds, out, processes)
+        return
+
+    for asked in find(what):
+        if scale == "full":
+            _show(answer.full(asked))
+        else:
+            _show(_tiny(asked, out, seeds, processes))
 
 
-def _reproduce(name: str, seeds: int, out: Path, processes: int) -> None:
-    from medloupe.reproduce import Reproduction, grids
-    from medloupe.reproduce.page import summary
-    from medloupe.reproduce.runner import RESULTS_FILE
+def _list(what: str | None) -> None:
+    from medloupe.reproduce.papers import PAPERS, find
+
+    for name in PAPERS if what is None else (what.partition(".")[0],):
+        console.out.print(_tables(find(name)))
+    if what is None:
+        console.out.print(_grids())
+
+
+def _tables(found: list[Asked]) -> Table:
+    from medloupe.reproduce.papers.docs import on_a_cpu
+
+    title = found[0].paper.title
+    table = Table(
+        "name", "what it shows", "on a CPU", box=SIMPLE_HEAD, title=title, title_justify="left"
+    )
+    for asked in found:
+        table.add_row(asked.name, escape(asked.table.shows), escape(on_a_cpu(asked.table)))
+    return table
+
+
+def _grids() -> Table:
+    from medloupe.reproduce import grids
+    from medloupe.reproduce.papers.index import MORE_GRIDS
+
+    table = Table("grid", "rows", "what it asks", "answers", box=SIMPLE_HEAD)
+    for make in (*grids.GRIDS.values(), *MORE_GRIDS.values()):
+        made = make()
+        table.add_row(made.name, str(len(made.rows)), escape(made.title), escape(made.answers))
+    return table
+
+
+def _tiny(asked: Asked, out: Path, seeds: int, processes: int) -> Result:
+    from medloupe.reproduce.papers.answer import tiny
+
+    numbers = tuple(range(seeds))
+    with console.Bars() as bars:
+
+        def run(grid: Grid) -> Comparison:
+            return _run(grid, numbers, out, processes, bars)
+
+        return tiny(asked, out, numbers, run, bars)
+
+
+def _run(
+    grid: Grid, seeds: tuple[int, ...], out: Path, processes: int, bars: console.Bars
+) -> Comparison:
+    from medloupe.reproduce import Reproduction
 
     def tell(line: str) -> None:
         console.out.print(line, markup=False)
 
+    return Reproduction(grid, out, seeds=seeds, progress=bars, tell=tell, processes=processes).run()
+
+
+def _show(result: Result) -> None:
+    asked = result.asked
+    console.out.print(f"[bold]{escape(asked.name)}[/]  {escape(asked.table.shows)}")
+    for sheet in result.sheets:
+        console.out.print(_sheet(sheet))
+    for note in result.notes:
+        console.out.print(note, markup=False)
+    for path in result.files:
+        console.out.print(f"written: {path}", markup=False)
+
+
+def _sheet(sheet: Sheet) -> Table:
+    table = Table(
+        *map(escape, sheet.header), box=SIMPLE_HEAD, title=escape(sheet.title), title_justify="left"
+    )
+    for row in sheet.rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def _grid(name: str, seeds: int, out: Path, processes: int) -> None:
+    from medloupe.reproduce.page import summary
+    from medloupe.reproduce.papers.index import made_grid
+    from medloupe.reproduce.runner import RESULTS_FILE
+
+    asked = made_grid(name)
     with console.Bars() as bars:
-        asked = grids.grid(name)
-        found = Reproduction(
-            asked,
-            out,
-            seeds=tuple(range(seeds)),
-            progress=bars,
-            tell=tell,
-            processes=processes,
-        ).run()
+        found = _run(asked, tuple(range(seeds)), out, processes, bars)
     console.out.print(_table(found))
     console.out.print(_answers(found))
     console.out.print(summary(found))
     console.out.print(f"results: {escape(str(out / asked.name / RESULTS_FILE))}")
-
-
-def _listed() -> Table:
-    from medloupe.reproduce.grids import GRIDS
-
-    table = Table("grid", "rows", "what it asks", "answers", box=SIMPLE_HEAD)
-    for make in GRIDS.values():
-        made = make()
-        table.add_row(made.name, str(len(made.rows)), escape(made.title), escape(made.answers))
-    return table
 
 
 def _table(found: Comparison) -> Table:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
+
+import numpy as np
 
 from medloupe.evaluate.benchmark import Benchmark, cluster_of
 from medloupe.evaluate.majority import MAJORITY
 from medloupe.evaluate.pools import Means, Place, Pool, Sets, Totals
 from medloupe.evaluate.probes.base import probe_class
 from medloupe.evaluate.scorers.base import CorpusScorer, Scorer, SetScorer
-from medloupe.evaluate.statistics import Estimate
+from medloupe.evaluate.statistics import Clustered, Estimate
 from medloupe.types import AnswerType, Arm, EvalRow, Metric, Score
 
 ANSWER_TYPES: tuple[AnswerType, ...] = ("closed", "box", "open")
@@ -20,6 +23,9 @@ ANSWER_TYPES: tuple[AnswerType, ...] = ("closed", "box", "open")
 MODEL, DIFFERENCE, MINUS = "model", "difference", "minus "
 BLIND_ARMS: tuple[Arm, ...] = ("swapped", MAJORITY)
 """Those that cannot know by looking; the stronger of them stands beside every result."""
+
+DECIMALS = 10
+"""What is stored of a number: beyond it the logarithms and powers of some scorers differ between machines."""
 
 FEWEST_PATIENTS = 10
 """Below this a resampled interval is too narrow to base a verdict on."""
@@ -36,14 +42,37 @@ class _Cell(NamedTuple):
 
 
 def score_rows(rows: Iterable[EvalRow], benchmark: Benchmark) -> tuple[Score, ...]:
-    """Every row under every scorer of its answer type, once per arm that answered."""
-    return tuple(
-        scorer.score(answered).model_copy(update={"arm": arm})
-        for row in rows
-        for scorer in benchmark.scorers_of(row.answer_type)
-        for arm in (MODEL, *row.others)
-        if (answered := row.under(arm)) is not None
-    )
+    """Every row under every scorer of its answer type, once per arm that answered.
+
+    A row with an `error` has no answer and so no value. Values are rounded to `DECIMALS`.
+    """
+    return tuple(score for row in rows for score in _scores(row, benchmark))
+
+
+def _scores(row: EvalRow, benchmark: Benchmark) -> Iterator[Score]:
+    answers = _answers(row)
+    for scorer in benchmark.scorers_of(row.answer_type):
+        for arm, answered in answers.items():
+            yield _scored(scorer, answered, arm)
+
+
+def _answers(row: EvalRow) -> dict[Arm, EvalRow]:
+    """The row as each arm answered it; by name, for a log keeps no other order."""
+    found = {arm: row.under(arm) for arm in (MODEL, *sorted(row.others))}
+    return {arm: answered for arm, answered in found.items() if answered is not None}
+
+
+def _scored(scorer: Scorer, row: EvalRow, arm: Arm) -> Score:
+    value, reason = scorer.judge(row)
+    if arm == MODEL and row.error:
+        value, reason = None, f"no answer: {row.error}"
+    if value is not None and not math.isfinite(value):
+        value, reason = None, f"the score is {value}"
+    return Score(id=row.id, scorer=scorer.name, arm=arm, value=_rounded(value), reason=reason)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, DECIMALS)
 
 
 def about_arm(arm: Arm) -> str:
@@ -89,12 +118,14 @@ def summarise(
 
 
 def verdict(difference: Metric | None) -> Verdict:
-    """Does the model beat its image-blind comparison? "yes" if the whole interval is above 0."""
+    """Does the model beat its image-blind comparison? "yes" if the whole interval is on the better side
+    of 0."""
     if difference is None or difference.estimate is None:
         return "not compared"
-    if difference.clusters < FEWEST_PATIENTS or difference.low is None:
+    low, high = difference.low, difference.high
+    if difference.clusters < FEWEST_PATIENTS or low is None or high is None:
         return "too few patients"
-    return "yes" if difference.low > 0 else "no"
+    return "yes" if (high < 0 if difference.lower_is_better else low > 0) else "no"
 
 
 def task_of(row: EvalRow) -> str:
@@ -131,26 +162,25 @@ class _Table:
         note: str,
     ) -> None:
         self.benchmark, self.note, self.arms = benchmark, note, arms_of(rows)
-        self.pools = _pools(rows, scores, benchmark, seed)
-        self.cluster = {
-            row.id: cluster_of(row.id, row.patient_id, [image.uri for image in row.images])
-            for row in rows
-        }
-        self.rows: dict[_Cell, list[EvalRow]] = defaultdict(list)
+        self.pools = pools_of(rows, scores, benchmark, seed)
+        self.cluster = clusters_of(rows)
+        self.task = {row.id: task_of(row) for row in rows}
+        self.ids: dict[_Cell, list[str]] = defaultdict(list)
+        self._stronger: dict[tuple[AnswerType, str, str], Arm | None] = {}
         for row in rows:
-            self.rows[_Cell(row.answer_type, "")].append(row)
-            self.rows[_Cell(row.answer_type, task_of(row))].append(row)
+            self.ids[_Cell(row.answer_type, "")].append(row.id)
+            self.ids[_Cell(row.answer_type, task_of(row))].append(row.id)
             for stratum in benchmark.strata:
                 label = stratum.label(row.attributes)
                 if label is not None:
-                    self.rows[_Cell(row.answer_type, task_of(row), label)].append(row)
+                    self.ids[_Cell(row.answer_type, task_of(row), label)].append(row.id)
 
     def cells(self) -> list[_Cell]:
         """All rows first, then tasks by name, each followed by its strata in order."""
         order = [label for stratum in self.benchmark.strata for label in stratum.labels]
         place = {label: index for index, label in enumerate(order)}
         return sorted(
-            self.rows,
+            self.ids,
             key=lambda cell: (
                 ANSWER_TYPES.index(cell.answer_type),
                 cell.group,
@@ -170,33 +200,40 @@ class _Table:
         return found if cell.stratum else [*found, *self._parts(cell, scorer)]
 
     def stronger(self, answer_type: AnswerType, task: str, scorer: Scorer) -> Arm | None:
-        """The image-blind arm that scores higher on a task; None where neither answered."""
-        points: dict[Arm, float] = {}
-        for arm in BLIND_ARMS:
-            compared = self._compared(self.rows[_Cell(answer_type, task)], scorer, arm)
-            if compared:
-                points[arm] = self.pools[scorer.name].point([(id, arm) for id in compared])
-        return max(points.items(), key=lambda item: item[1])[0] if points else None
+        """The image-blind arm that scores better on a task; None where neither has a score."""
+        key = (answer_type, task, scorer.name)
+        if key not in self._stronger:
+            points: dict[Arm, float] = {}
+            for arm in BLIND_ARMS:
+                compared = self._compared(self.ids[_Cell(answer_type, task)], scorer, arm)
+                if compared:
+                    points[arm] = self.pools[scorer.name].point([(id, arm) for id in compared])
+            choose = min if scorer.lower_is_better else max
+            known = {arm: point for arm, point in points.items() if not math.isnan(point)}
+            self._stronger[key] = choose(known, key=lambda arm: known[arm]) if known else None
+        return self._stronger[key]
 
     def _answered(self, cell: _Cell, scorer: Scorer, arm: Arm) -> bool:
-        return any(self.pools[scorer.name].answered((row.id, arm)) for row in self.rows[cell])
+        return any(self.pools[scorer.name].answered((id, arm)) for id in self.ids[cell])
 
     def _arm(self, cell: _Cell, scorer: Scorer, arm: Arm) -> Metric:
-        rows, pool = self.rows[cell], self.pools[scorer.name]
-        places: list[Place] = [(row.id, arm) for row in rows if pool.scored((row.id, arm))]
-        clusters = [self.cluster[id] for id, _ in places]
-        found = pool.estimate(places, clusters)
+        pool = self.pools[scorer.name]
+        scored = pool.scored_ids(arm)
+        ids = [id for id in self.ids[cell] if id in scored]
+        clusters = self._clusters(ids)
+        found = pool.estimate([(id, arm) for id in ids], clusters)
         about = "" if arm == MODEL else about_arm(arm)
-        return self._metric(cell, scorer, arm, found, clusters, len(rows) - len(places), about)
+        missing = len(self.ids[cell]) - len(ids)
+        return self._metric(cell, scorer, arm, found, clusters, missing, about)
 
     def _minus(self, cell: _Cell, scorer: Scorer, arm: Arm) -> Metric:
         """The model minus itself under a probe, over the rows that have both scores."""
-        rows, pool = self.rows[cell], self.pools[scorer.name]
-        ids = self._compared(rows, scorer, arm)
-        clusters = [self.cluster[id] for id in ids]
+        pool = self.pools[scorer.name]
+        ids = self._compared(self.ids[cell], scorer, arm)
+        clusters = self._clusters(ids)
         own: list[Place] = [(id, MODEL) for id in ids]
         found = pool.difference(own, [(id, arm) for id in ids], clusters)
-        asked = sum(pool.answered((row.id, arm)) for row in rows)
+        asked = sum(pool.answered((id, arm)) for id in self.ids[cell])
         about = f"against {about_arm(arm)}"
         return self._metric(cell, scorer, f"{MINUS}{arm}", found, clusters, asked - len(ids), about)
 
@@ -205,9 +242,10 @@ class _Table:
         pool = self.pools[scorer.name]
         if not isinstance(pool, Sets):
             return []
-        places: list[Place] = [(r.id, MODEL) for r in self.rows[cell] if pool.scored((r.id, MODEL))]
-        clusters = [self.cluster[id] for id, _ in places]
-        missing = len(self.rows[cell]) - len(places)
+        scored = pool.scored_ids(MODEL)
+        places: list[Place] = [(id, MODEL) for id in self.ids[cell] if id in scored]
+        clusters = self._clusters(id for id, _ in places)
+        missing = len(self.ids[cell]) - len(places)
         return [
             self._metric(
                 cell._replace(stratum=name), scorer, MODEL, estimate, clusters, missing, ""
@@ -216,32 +254,34 @@ class _Table:
         ]
 
     def _difference(self, cell: _Cell, scorer: Scorer) -> Metric | None:
-        tasks = sorted({task_of(row) for row in self.rows[cell]})
-        against = {task: self.stronger(cell.answer_type, task, scorer) for task in tasks}
+        of: dict[str, list[str]] = defaultdict(list)
+        for id in self.ids[cell]:
+            of[self.task[id]].append(id)
+        against = {task: self.stronger(cell.answer_type, task, scorer) for task in sorted(of)}
         others: list[Place] = [
             (id, arm)
             for task, arm in against.items()
             if arm is not None
-            for id in self._compared(
-                [r for r in self.rows[cell] if task_of(r) == task], scorer, arm
-            )
+            for id in self._compared(of[task], scorer, arm)
         ]
         if not others:
             return None
         own: list[Place] = [(id, MODEL) for id, _ in others]
-        clusters = [self.cluster[id] for id, _ in others]
+        clusters = self._clusters(id for id, _ in others)
         found = self.pools[scorer.name].difference(own, others, clusters)
         arms = {arm for arm in against.values() if arm is not None}
         name = about_arm(arms.pop()) if len(arms) == 1 else "the stronger of the two, task by task"
-        missing = len(self.rows[cell]) - len(others)
+        missing = len(self.ids[cell]) - len(others)
         return self._metric(cell, scorer, DIFFERENCE, found, clusters, missing, f"against {name}")
 
-    def _compared(self, rows: Iterable[EvalRow], scorer: Scorer, arm: Arm) -> list[str]:
+    def _clusters(self, ids: Iterable[str]) -> Clustered:
+        return Clustered.of(np.array([self.cluster[id] for id in ids], dtype=np.intp))
+
+    def _compared(self, ids: Iterable[str], scorer: Scorer, arm: Arm) -> list[str]:
         """The rows that have a score of the model and one of the arm."""
         pool = self.pools[scorer.name]
-        return [
-            row.id for row in rows if pool.scored((row.id, MODEL)) and pool.scored((row.id, arm))
-        ]
+        both = pool.scored_ids(MODEL) & pool.scored_ids(arm)
+        return [id for id in ids if id in both]
 
     def _metric(
         self,
@@ -249,7 +289,7 @@ class _Table:
         scorer: Scorer,
         arm: Arm,
         found: Estimate,
-        clusters: Sequence[str],
+        clusters: Clustered,
         unscored: int,
         about: str,
     ) -> Metric:
@@ -259,53 +299,63 @@ class _Table:
             answer_type=cell.answer_type,
             group=cell.group,
             stratum=cell.stratum,
-            estimate=found.estimate,
-            low=found.low,
-            high=found.high,
-            n=len(clusters),
-            clusters=len(set(clusters)),
+            estimate=_rounded(found.estimate),
+            low=_rounded(found.low),
+            high=_rounded(found.high),
+            n=len(clusters.member),
+            clusters=clusters.number,
             unscored=unscored,
+            lower_is_better=scorer.lower_is_better,
             note="; ".join(part for part in (about, scorer.stated, self.note) if part),
         )
 
 
-def _pools(
+def clusters_of(rows: Iterable[EvalRow]) -> dict[str, int]:
+    """The number of each row's cluster, in the order of the clusters' names."""
+    names = {
+        row.id: cluster_of(row.id, row.patient_id, [image.uri for image in row.images])
+        for row in rows
+    }
+    numbers = {name: number for number, name in enumerate(sorted(set(names.values())))}
+    return {id: numbers[name] for id, name in names.items()}
+
+
+def pools_of(
     rows: Sequence[EvalRow], scores: Iterable[Score], benchmark: Benchmark, seed: int
 ) -> dict[str, Pool]:
-    """By the scorer's name."""
+    """What each scorer made of a run, by the scorer's name."""
     values: dict[str, dict[Place, float | None]] = defaultdict(dict)
     for score in scores:
         values[score.scorer][score.id, score.arm] = score.value
-    counts = _counts(rows, benchmark)
-    by_place: dict[Place, EvalRow] = {
-        (row.id, arm): answered
-        for row in rows
-        for arm in (MODEL, *row.others)
-        if (answered := row.under(arm)) is not None
-    }
-    pools: dict[str, Pool] = {}
-    for scorer in (scorer for kind in benchmark.scorers.values() for scorer in kind):
-        name, made = scorer.name, {"resamples": benchmark.resamples, "seed": seed}
-        if isinstance(scorer, CorpusScorer):
-            pools[name] = Totals(values=values[name], scorer=scorer, counts=counts[name], **made)
-        elif isinstance(scorer, SetScorer):
-            pools[name] = Sets(values=values[name], scorer=scorer, rows=by_place, **made)
-        else:
-            pools[name] = Means(values=values[name], **made)
-    return pools
-
-
-def _counts(
-    rows: Sequence[EvalRow], benchmark: Benchmark
-) -> dict[str, dict[Place, tuple[int, ...]]]:
-    """What each row adds, by scorer. A log does not store it: it follows from the answers."""
-    counts: dict[str, dict[Place, tuple[int, ...]]] = defaultdict(dict)
+    answers: dict[Place, EvalRow] = {}
     for row in rows:
         scorers = benchmark.scorers_of(row.answer_type)
-        for scorer in (scorer for scorer in scorers if isinstance(scorer, CorpusScorer)):
-            for arm in (MODEL, *row.others):
-                answered = row.under(arm)
-                counted = None if answered is None else scorer.count(answered)[0]
-                if counted is not None:
-                    counts[scorer.name][row.id, arm] = counted
-    return counts
+        if any(isinstance(scorer, CorpusScorer | SetScorer) for scorer in scorers):
+            answers |= {(row.id, arm): answered for arm, answered in _answers(row).items()}
+    return {
+        scorer.name: pool_of(scorer, values[scorer.name], answers, benchmark.resamples, seed)
+        for scorers in benchmark.scorers.values()
+        for scorer in scorers
+    }
+
+
+def pool_of(
+    scorer: Scorer,
+    values: Mapping[Place, float | None],
+    answers: Mapping[Place, EvalRow],
+    resamples: int,
+    seed: int,
+) -> Pool:
+    """The pool of one scorer. What a row adds to a corpus is counted anew from `answers`: it follows from
+    them, so no log stores it."""
+    if isinstance(scorer, SetScorer):
+        return Sets(values=values, scorer=scorer, rows=answers, resamples=resamples, seed=seed)
+    if not isinstance(scorer, CorpusScorer):
+        return Means(values=values, resamples=resamples, seed=seed)
+    counted = {
+        place: scorer.count(answered)[0]
+        for place, answered in answers.items()
+        if values.get(place) is not None
+    }
+    counts = {place: counts for place, counts in counted.items() if counts is not None}
+    return Totals(values=values, scorer=scorer, counts=counts, resamples=resamples, seed=seed)

@@ -1,18 +1,31 @@
-"""Ask a model every row of a benchmark, with and without looking, and keep all that was said."""
+"""Ask a model every row of a benchmark, with and without looking, and keep all that was said.
+
+What is asked is planned first: every row as it is, and as each probe changes it. All of it is asked in
+one pass, so that the questions of an image, whichever arm they are of, share its prefill, and so that a
+pass can go on where it stopped or be shared among processes. A row that cannot be answered stays, with
+the reason, and counts as unscored.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from medloupe.config import Config
 from medloupe.data.dataset import Dataset, DatasetCard, Progress
+from medloupe.errors import ImageError
 from medloupe.evaluate.benchmark import Benchmark, digest_rows
 from medloupe.evaluate.majority import MAJORITY, MajorityAnswers
-from medloupe.evaluate.metrics import score_rows, summarise
+from medloupe.evaluate.metrics import MODEL, score_rows, summarise
 from medloupe.evaluate.probes import Look, Probe
 from medloupe.evaluate.probes.base import limited
 from medloupe.evaluate.probes.swapped import Swapped
+from medloupe.evaluate.resume import Answers, Predictor, Said, Shard, TellingPredictor, ask_all
+from medloupe.evaluate.scorers.detection import HEIGHT, WIDTH
 from medloupe.types import (
     Answer,
     Arm,
@@ -25,61 +38,155 @@ from medloupe.types import (
     Message,
 )
 
-
-class Predictor(Protocol):
-    """Answers conversations that end with a question: one `Generation` each, in their order."""
-
-    def __call__(
-        self, conversations: Sequence[Conversation], *, progress: Progress
-    ) -> list[Generation]: ...
+__all__ = [
+    "Predictor",
+    "TellingPredictor",
+    "dataset_note",
+    "probabilities",
+    "rescore",
+    "run_benchmark",
+    "run_shard",
+]
 
 
 def run_benchmark(
     benchmark: Benchmark,
     dataset: Dataset,
-    predict: Predictor,
+    predict: Predictor | TellingPredictor,
     *,
     manifest: Mapping[str, Any],
     seed: int,
     probes: Sequence[Probe] = (Swapped(),),
     look: Look | None = None,
     progress: Progress | None = None,
+    answers: Answers | None = None,
 ) -> EvalLog:
     """Predict, ask the probes, score and summarise.
 
     `manifest` (JSON values: config, code revision, packages, ...) is kept beside what the log needs
-    to be scored again. Each of the `probes` is another pass over rows where it applies, and those that
+    to be scored again. Each of the `probes` asks rows where it applies once more, and those that
     change images `look` at them; the most frequent training answer is compared in any case. A predictor
-    should decode at most `benchmark.max_new_tokens`, greedily.
+    should decode at most `benchmark.max_new_tokens`, greedily. What `answers` holds is not asked again.
 
     Raises:
         DataError: no rows, an unknown task, a row without an answer, a repeated id.
     """
-    report = progress or _silent
-    selected = benchmark.select(dataset)
-    said = _predict(predict, [benchmark.ask(row) for row in selected], report)
-    others = _majority(dataset, selected)
-    for probe in probes:
-        for index, answer in _probed(probe, benchmark, selected, predict, seed, look, report):
-            others[index][probe.name] = answer
-    rows = tuple(
-        _row(row, own, other) for row, own, other in zip(selected, said, others, strict=True)
-    )
-    kept = {
-        **manifest,
-        "benchmark": benchmark.to_dict(),
-        "dataset": dataset.card.to_dict(),
-        "rows_digest": digest_rows(selected),
-        "evaluation_seed": seed,
-        "seconds": round(sum(generation.seconds for generation in said), 3),
-    }
-    log = EvalLog(
-        benchmark=benchmark.name,
-        version=benchmark.version(kept["rows_digest"]),
-        manifest=kept,
-        rows=rows,
-    )
-    return rescore(log, benchmark)
+    plan = _Plan.make(benchmark, dataset, probes, seed=seed, look=look)
+    kept = Answers() if answers is None else answers
+    ask_all(predict, plan.asked, kept, progress=progress or _silent)
+    return plan.log(kept, manifest)
+
+
+def run_shard(
+    benchmark: Benchmark,
+    dataset: Dataset,
+    predict: Predictor | TellingPredictor,
+    *,
+    shard: Shard,
+    answers: Answers,
+    others: Iterable[Path],
+    manifest: Mapping[str, Any],
+    seed: int,
+    probes: Sequence[Probe] = (Swapped(),),
+    look: Look | None = None,
+    progress: Progress | None = None,
+) -> EvalLog | None:
+    """Ask one part of `run_benchmark`. The log, if with this part everything is answered, else None.
+
+    The files of the `others` are read when this one ends, so whichever process ends last scores all.
+    """
+    plan = _Plan.make(benchmark, dataset, probes, seed=seed, look=look)
+    ask_all(predict, shard.part(plan.asked), answers, progress=progress or _silent)
+    answers.join(others)
+    return plan.log(answers, manifest) if plan.is_answered(answers) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """Row number `index` as an arm asks it: with the answer that is right, and as the model sees it."""
+
+    arm: Arm
+    index: int
+    row: Conversation
+    shown: Conversation
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """Everything that is asked, the rows themselves first."""
+
+    benchmark: Benchmark
+    dataset: Dataset
+    seed: int
+    rows: tuple[Conversation, ...]
+    all: tuple[_Asked, ...]
+    look: Look
+
+    @classmethod
+    def make(
+        cls,
+        benchmark: Benchmark,
+        dataset: Dataset,
+        probes: Sequence[Probe],
+        *,
+        seed: int,
+        look: Look | None,
+    ) -> _Plan:
+        rows = benchmark.select(dataset)
+        look = look or _Blindfold()
+        arms: list[tuple[Arm, list[tuple[int, Conversation]]]] = [(MODEL, list(enumerate(rows)))]
+        for probe in probes:
+            changed = probe.ask(rows, seed=seed, look=look)
+            arms.append((probe.name, limited(changed, probe.limit)))
+        asked = tuple(
+            _Asked(arm=arm, index=index, row=row, shown=benchmark.ask(row))
+            for arm, numbered in arms
+            for index, row in numbered
+        )
+        return cls(benchmark=benchmark, dataset=dataset, seed=seed, rows=rows, all=asked, look=look)
+
+    @property
+    def asked(self) -> list[Conversation]:
+        return [one.shown for one in self.all]
+
+    def is_answered(self, answers: Answers) -> bool:
+        """Whether each was asked, with or without success."""
+        return all(answers.of(one.shown) is not None for one in self.all)
+
+    def log(self, answers: Answers, manifest: Mapping[str, Any]) -> EvalLog:
+        """The scored log."""
+        said: dict[tuple[Arm, int], Said] = {}
+        for one in self.all:
+            found = answers.of(one.shown)
+            assert found is not None, f"{one.arm} of {one.row.id} was not asked"
+            said[one.arm, one.index] = found
+        others = _majority(self.dataset, self.rows)
+        for one in self.all:
+            if one.arm != MODEL:
+                answer = _answer(self.rows[one.index], one.row, said[one.arm, one.index])
+                others[one.index][one.arm] = answer
+        rows = tuple(
+            _row(row, said[MODEL, index], others[index], self.look)
+            for index, row in enumerate(self.rows)
+        )
+        own = [found for (arm, _), found in said.items() if arm == MODEL]
+        failed = Counter(arm for (arm, _), found in said.items() if isinstance(found, str))
+        kept = {
+            **manifest,
+            "benchmark": self.benchmark.to_dict(),
+            "dataset": self.dataset.card.to_dict(),
+            "rows_digest": digest_rows(self.rows),
+            "evaluation_seed": self.seed,
+            "seconds": round(sum(g.seconds for g in own if isinstance(g, Generation)), 3),
+            "not_answered": dict(failed),
+        }
+        log = EvalLog(
+            benchmark=self.benchmark.name,
+            version=self.benchmark.version(kept["rows_digest"]),
+            manifest=kept,
+            rows=rows,
+        )
+        return rescore(log, self.benchmark)
 
 
 def rescore(log: EvalLog, benchmark: Benchmark | None = None) -> EvalLog:
@@ -130,14 +237,6 @@ def _silent(what: str, done: int, total: int) -> None:
     """Progress that nobody watches."""
 
 
-def _predict(
-    predict: Predictor, asked: Sequence[Conversation], progress: Progress
-) -> list[Generation]:
-    said = predict(asked, progress=progress)
-    assert len(said) == len(asked), f"{len(said)} generations for {len(asked)} conversations"
-    return said
-
-
 def _majority(dataset: Dataset, rows: Sequence[Conversation]) -> list[dict[Arm, Answer]]:
     """Per row, the most frequent training answer, where training has such questions."""
     constant = MajorityAnswers(dataset.split("train"))
@@ -147,36 +246,18 @@ def _majority(dataset: Dataset, rows: Sequence[Conversation]) -> list[dict[Arm, 
     ]
 
 
-def _probed(
-    probe: Probe,
-    benchmark: Benchmark,
-    rows: Sequence[Conversation],
-    predict: Predictor,
-    seed: int,
-    look: Look | None,
-    progress: Progress,
-) -> Iterator[tuple[int, Answer]]:
-    """The answers under a probe, each with the number of its row."""
-    changed = limited(probe.ask(rows, seed=seed, look=look or _Blindfold()), probe.limit)
-    if not changed:
-        return
-    said = _predict(predict, [benchmark.ask(row) for _, row in changed], progress)
-    for (index, row), generation in zip(changed, said, strict=True):
-        yield index, _answer(rows[index], row, generation)
-
-
 class _Blindfold:
     """Where nobody can look at images: probes that must know more than a reference do not apply."""
 
     def size_of(self, ref: ImageRef) -> tuple[int, ...]:
-        raise KeyError(ref.uri)
+        raise ImageError("nobody looks at images here", file=ref.uri)
 
     def mirrors(self, ref: ImageRef) -> bool:
         del ref
         return False
 
 
-def _answer(row: Conversation, asked: Conversation, said: Generation) -> Answer:
+def _answer(row: Conversation, asked: Conversation, said: Said) -> Answer:
     """What was said under a probe, with the question and the truth where they are not the row's."""
     assert asked.answer is not None
     assert row.answer is not None
@@ -186,18 +267,27 @@ def _answer(row: Conversation, asked: Conversation, said: Generation) -> Answer:
     if asked.answer != row.answer:
         changes["truth"] = asked.answer.text.strip()
         changes["truth_boxes"] = _boxes((asked.answer,))
+    if isinstance(said, str):
+        return Answer(text="", error=said, **changes)
     return Answer(
         text=said.text,
         boxes=said.boxes,
         finish_reason=said.finish_reason,
-        confidence=said.confidence,
-        option_probs=said.option_probs,
+        **probabilities(said),
         **changes,
     )
 
 
-def _row(row: Conversation, said: Generation, others: dict[Arm, Answer]) -> EvalRow:
+def _row(row: Conversation, said: Said, others: dict[Arm, Answer], look: Look) -> EvalRow:
     assert row.answer is not None  # Benchmark.select refuses such rows
+    answered: dict[str, Any] = {"prediction": "", "error": said}
+    if isinstance(said, Generation):
+        answered = {
+            "prediction": said.text,
+            "predicted_boxes": said.boxes,
+            "finish_reason": said.finish_reason,
+            **probabilities(said),
+        }
     return EvalRow(
         id=row.id,
         patient_id=row.patient_id,
@@ -211,14 +301,34 @@ def _row(row: Conversation, said: Generation, others: dict[Arm, Answer]) -> Eval
         truth_boxes=_boxes((row.answer,)),
         options=row.options,
         language=row.language,
-        prediction=said.text,
-        predicted_boxes=said.boxes,
-        confidence=said.confidence,
-        option_probs=said.option_probs,
-        finish_reason=said.finish_reason,
         others=others,
-        attributes=row.attributes,
+        attributes={**_size(row, look), **row.attributes},
+        **answered,
     )
+
+
+def _size(row: Conversation, look: Look) -> dict[str, str]:
+    """The pixels of the one image that boxes lie in, for scorers that count them; nothing of a volume, or
+    where the image cannot be read: then those scorers say so."""
+    if row.answer_type != "box" and not _boxes((row.messages[-1],)):
+        return {}
+    if len(row.images) != 1 or row.images[0].kind == "volume":
+        return {}
+    try:
+        width, height = look.size_of(row.images[0])
+    except ImageError:
+        return {}
+    return {WIDTH: str(width), HEIGHT: str(height)}
+
+
+def probabilities(said: Generation) -> dict[str, Any]:
+    """Confidence and those of the options; none where a number is NaN (overflow in half precision)."""
+    sure = said.confidence
+    finite = all(map(math.isfinite, said.option_probs))
+    return {
+        "confidence": sure if sure is not None and math.isfinite(sure) else None,
+        "option_probs": said.option_probs if finite else (),
+    }
 
 
 def _boxes(messages: Sequence[Message]) -> tuple[Box, ...]:

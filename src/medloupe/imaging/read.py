@@ -27,6 +27,7 @@ from medloupe.imaging.files import (
 )
 from medloupe.imaging.flips import HorizontalFlip
 from medloupe.imaging.hounsfield import check_hounsfield
+from medloupe.imaging.windows import measured
 from medloupe.types import Edit, ImageRef, MedicalImage
 
 __all__ = [
@@ -132,12 +133,12 @@ def read_ref(ref: ImageRef, root: Path) -> MedicalImage:
 
 
 def _edited(image: MedicalImage, edit: Edit) -> MedicalImage:
-    """The image as a probe shows it; blank is the middle of its values, everywhere."""
+    """The image as a probe shows it; blank is one value everywhere, the median of those measured."""
     if edit == "mirrored":
         return HorizontalFlip().apply(image)
-    # NaN where the whole array has no value: then it is blank already
-    middle = np.nanmedian(image.array) if not np.isnan(image.array).all() else 0
-    return dataclasses.replace(image, array=np.full_like(image.array, middle))
+    values = image.array[measured(image, image.array)]
+    middle = np.quantile(values, 0.5, method="lower") if values.size else 0
+    return dataclasses.replace(image, array=np.full(image.array.shape, middle, image.array.dtype))
 
 
 def check_sha256(found: str, said: str, name: str) -> None:

@@ -36,7 +36,8 @@ _PATTERNS = {
     "square": re.compile(rf"\[{_NUMBER}(?:,{_NUMBER}){{3}}(?:(?:,{_NUMBER}){{2}})?\]"),
 }
 _NUMBERS = re.compile(r"-?\d+(?:\.\d+)?")
-# What may stand between two findings, and the tags round a name in LiteGPT's answers.
+# A name in LiteGPT's answers; and what else may stand between two findings, with stray tags.
+_NAMED = re.compile(r"<p>(.*?)</p>", re.DOTALL)
 _JOINS = re.compile(r"</?p>|^[\s,;.:、，；。]+|[\s,;.:、，；。]+$")
 
 
@@ -83,14 +84,19 @@ class BoxEncoding(Config):
         """Every well-formed box of `text`, in original pixels of one of the images.
 
         Six numbers are of the last volume, four of the last 2D image, or of the last volume where
-        all images are volumes. A box's label is the text before it, since the box before. Boxes with
-        reversed corners, outside the scale, or without an image for them are left out. Order is that
-        of the text.
+        all images are volumes. A box's label is the text before it, since the box before; of that text
+        the last name in `<p>` and `</p>`, where there is one. Boxes with reversed corners,
+        outside the scale, or without an image for them are left out. Order is that of the text.
         """
-        boxes: list[Box] = []
+        return [box for box, _ in self.find(text, placements)]
+
+    def find(self, text: str, placements: Sequence[Placement]) -> list[tuple[Box, tuple[int, int]]]:
+        """The boxes of `read`, each with the place of its numbers and brackets in the text."""
+        boxes: list[tuple[Box, tuple[int, int]]] = []
         end = 0
         for match in _PATTERNS[self.form].finditer(text):
-            label, end = _JOINS.sub("", text[end : match.start()]).strip(), match.end()
+            before, end = text[end : match.start()], match.end()
+            label = _JOINS.sub("", ([before, *_NAMED.findall(before)])[-1]).strip()
             shares = [float(number) / self.scale for number in _NUMBERS.findall(match.group())]
             axes = len(shares) // 2
             lows, highs = shares[:axes], shares[axes:]
@@ -105,7 +111,7 @@ class BoxEncoding(Config):
             ):
                 edges |= {f"{name}1": low * length, f"{name}2": high * length}
             seen = Box(label=_JOINS.sub("", label), image=image, **edges)
-            boxes.append(placement.back_box(seen))
+            boxes.append((placement.back_box(seen), match.span()))
         return boxes
 
     def without_boxes(self, text: str) -> str:

@@ -20,7 +20,15 @@ from medloupe.imaging.views import ViewTransform
 from medloupe.processing.boxes import BoxEncoding, Placement, Views
 from medloupe.processing.formats import TEMPLATE, Run, prompt_format
 from medloupe.processing.prompt import PromptRenderer, control_tokens
-from medloupe.types import Box, Conversation, ImageLayouts, ImageRef, ModelInput
+from medloupe.types import (
+    Box,
+    Conversation,
+    ImageLayouts,
+    ImageRef,
+    Message,
+    ModelInput,
+    Text,
+)
 
 IGNORE = -100
 FILE = "medloupe_processor.json"
@@ -144,9 +152,37 @@ class Processor:
 
     def read_boxes(self, text: str, conversation: Conversation, size_of: SizeOf) -> tuple[Box, ...]:
         """The boxes of an answer, in original pixels of the image that `BoxEncoding.read` takes."""
+        return tuple(box for box, _ in self.find_boxes(text, conversation, size_of))
+
+    def find_boxes(
+        self, text: str, conversation: Conversation, size_of: SizeOf
+    ) -> list[tuple[Box, tuple[int, int]]]:
+        """The boxes of `read_boxes`, each with the place of its numbers in the text."""
         if not conversation.images:
-            return ()
-        return tuple(self.config.boxes.read(text, self.placements(conversation, size_of)))
+            return []
+        return self.config.boxes.find(text, self.placements(conversation, size_of))
+
+    def continuation(self, conversation: Conversation, answer: str, size_of: SizeOf) -> list[int]:
+        """The tokens that training would have taught for `answer`, up to the one that ends it: what
+        may follow the prompt of a conversation without an answer.
+
+        Raises:
+            PromptError: as `encode`, and where the answer's first token would not follow the prompt.
+        """
+        said = Message(role="assistant", content=(Text(text=answer),))
+        asked = conversation.without_answer()
+        prompt = self.encode(asked, size_of).input_ids.tolist()
+        whole = self.encode(asked.model_copy(update={"messages": (*asked.messages, said)}), size_of)
+        learned = (whole.labels[len(prompt) :] != IGNORE).tolist()
+        if whole.input_ids[: len(prompt)].tolist() != prompt or not learned or not learned[0]:
+            raise PromptError(
+                f"the option {answer!r} is tokenised together with the prompt before it",
+                row=conversation.id,
+                field="options",
+            )
+        end = learned.index(False) if False in learned else len(learned)
+        following: list[int] = whole.input_ids[len(prompt) : len(prompt) + end].tolist()
+        return following
 
     def answer_text(self, conversation: Conversation, size_of: SizeOf) -> str:
         """The answer as the model is taught to write it, boxes spelt out; empty without an answer."""

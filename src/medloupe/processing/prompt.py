@@ -97,6 +97,14 @@ class PromptRenderer:
                 field="messages",
                 remedy="Use another processor.prompt, or one question and answer a row",
             )
+        shown = any(isinstance(part, ImageRef) for message in messages for part in message.content)
+        if self.form.images == "only" and roles[-1] == "user" and not shown:
+            raise PromptError(
+                "this prompt format drops the question, and there is no image to show",
+                row=row,
+                field="messages",
+                remedy="Use another processor.prompt, or a row with an image",
+            )
         for message in messages:
             found = self._control.search(message.text)
             if found:

@@ -26,10 +26,10 @@ from medloupe.data.store import aside, write_lines
 from medloupe.errors import CheckpointError, ConfigError, DataError
 from medloupe.evaluate.benchmark import Benchmark
 from medloupe.evaluate.log import read_log as read_evaluation
-from medloupe.evaluate.log import write_log
-from medloupe.evaluate.report import write_report
+from medloupe.evaluate.resume import Shard
 from medloupe.evaluate.runner import run_benchmark
 from medloupe.generate import GenerateConfig, Predictor
+from medloupe.imaging.files import sha256_file
 from medloupe.imaging.read import read_ref
 from medloupe.imaging.store import DecodedStore
 from medloupe.models.features import FeatureStore
@@ -37,6 +37,8 @@ from medloupe.models.language import cache_folder
 from medloupe.models.vlm import VisionLanguageModel
 from medloupe.models.warm import StartConfig, warm_start
 from medloupe.processing import ImageSource, Processor
+from medloupe.recipes import answering
+from medloupe.recipes.answering import Answerer, evaluate_answerer
 from medloupe.recipes.config import EvaluateConfig, RunConfig
 from medloupe.recipes.manifest import run_manifest, surroundings
 from medloupe.recipes.sources import RunData, load_run_data, pass_gate
@@ -51,8 +53,8 @@ from medloupe.types import EvalLog, ImageRef
 
 RUN_FILE = "run.yaml"
 MANIFEST_FILE = "manifest.json"
-EVALUATION_FILE = "eval.jsonl"
-REPORT_FILE = "report.html"
+EVALUATION_FILE = answering.EVALUATION_FILE
+REPORT_FILE = answering.REPORT_FILE
 MODEL_FOLDER = "model"
 OFF = "off"
 # Decoded views are kept up to this size; a view is decoded again when it was dropped.
@@ -212,40 +214,88 @@ def evaluate(
     config: EvaluateConfig | None = None,
     trust_code: bool = False,
     progress: Progress,
+    resume: bool = True,
 ) -> EvalLog:
     """Score a saved model on a prepared data set: `out/eval.jsonl` and `out/report.html`.
 
     `config` defaults to the evaluation of the run that made the model. The report shows the training
-    curve where `train.jsonl` stands beside the model's folder.
+    curve where `train.jsonl` stands beside the model's folder. With `resume` the answers that `out` holds
+    of this very model and decoding are not asked for again.
+    """
+    log = evaluate_part(
+        folder, data, out, config=config, trust_code=trust_code, progress=progress, resume=resume
+    )
+    assert log is not None
+    return log
+
+
+def evaluate_part(
+    folder: Path,
+    data: Path,
+    out: Path,
+    *,
+    config: EvaluateConfig | None = None,
+    trust_code: bool = False,
+    progress: Progress,
+    resume: bool = False,
+    shard: Shard | None = None,
+) -> EvalLog | None:
+    """As `evaluate`, or one part of it; None where other parts are still to be answered.
+
+    Raises:
+        ConfigError: `out` holds answers of an evaluation that did not finish, and `resume` is false.
     """
     run = load_run_of(folder, trust_code=trust_code)
     asked = config or run.evaluate
-    dataset = load_dataset(data)
-    predict = load(
-        folder,
-        root=data,
-        config=asked.decoding(),
-        trust_code=trust_code,
-        store=_store_here(run.store),
-    )
-    log = run_benchmark(
-        asked.benchmark,
-        dataset,
-        predict,
-        manifest=_evaluation_manifest(folder, run, dataset),
+    answerer = open_own(folder, root=data, config=asked.decoding(), trust_code=trust_code, run=run)
+    curve = [row for row in read_log(folder.parent / "train.jsonl") if row["event"] == "step"]
+    return evaluate_answerer(
+        answerer,
+        data,
+        out,
+        config=asked,
         seed=run.seed,
-        probes=asked.probes,
-        look=predict.images,
         progress=progress,
+        manifest=_evaluation_manifest(folder, run, load_dataset(data)),
+        curve=curve,
+        resume=resume,
+        shard=shard,
     )
-    write_log(out / EVALUATION_FILE, log)
+
+
+def open_own(
+    folder: Path,
+    *,
+    root: Path,
+    config: GenerateConfig,
+    trust_code: bool = False,
+    run: RunConfig | None = None,
+) -> Answerer:
+    """A saved model of ours, ready to be asked about images below `root`."""
+    made = run or load_run_of(folder, trust_code=trust_code)
+    store = _store_here(made.store)
+    predict = load(folder, root=root, config=config, trust_code=trust_code, store=store)
 
     def shown(ref: ImageRef) -> NDArray[Any]:
-        return predict.processor.config.transform.shown(read_ref(ref, data))
+        return predict.processor.config.transform.shown(read_ref(ref, root))
 
-    curve = [row for row in read_log(folder.parent / "train.jsonl") if row["event"] == "step"]
-    write_report(out / REPORT_FILE, log, shown, curve or None)
-    return log
+    return Answerer(
+        predict=predict,
+        identity=identity_of(folder, config),
+        about={"model": made.name, "config": made.to_dict(), **surroundings()},
+        look=predict.images,
+        shown=shown,
+        reads_volumes=predict.processor.layouts.volume is not None,
+    )
+
+
+def identity_of(folder: Path, config: GenerateConfig) -> str:
+    """The content of the model's folder and what decides an answer, but for rounding."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    noted = {MANIFEST_FILE, RUN_FILE}  # a date does not change an answer
+    hashes = [sha256_file(path) for path in files if path.name not in noted]
+    decoding = config.to_dict() | {"batch_size": None, "share_prefix": None}
+    return "ours " + json.dumps([hashes, decoding], sort_keys=True)
 
 
 def load(

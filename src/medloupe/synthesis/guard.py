@@ -8,21 +8,15 @@ the config's `permission` names it. What cannot be told to be local counts as el
 
 from __future__ import annotations
 
-import ipaddress
 import re
-import socket
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
-from urllib.parse import urlsplit
 
 from medloupe.data.dataset import DatasetCard
 from medloupe.imaging.deidentify.text import finder
 from medloupe.synthesis.filters.texts import parts
 from medloupe.synthesis.types import SourceRow, SynthesisError
-
-Resolve = Callable[[str], Iterable[str]]
-"""A host's name -> all its addresses; raises OSError where it has none."""
 
 # Sets under agreements that forbid passing the data on, by how a word of their names begins.
 _NAMES: Final = re.compile(
@@ -46,17 +40,6 @@ _NOT: Final = re.compile(
     r"\b(?:no|without(?: an?| any)?|not under an?) (?:signed )?(?:data[- ]use agreement|DUA"
     r"|credential\w*)|无需(?:签署)?数据使用协议",
     re.IGNORECASE,
-)
-_LOCAL_NETWORKS: Final = tuple(
-    ipaddress.ip_network(network)
-    for network in (
-        "127.0.0.0/8",
-        "::1/128",
-        "10.0.0.0/8",
-        "172.16.0.0/12",
-        "192.168.0.0/16",
-        "fc00::/7",
-    )
 )
 _find = finder()
 
@@ -117,37 +100,6 @@ def flags(row: SourceRow) -> tuple[str, ...]:
     return tuple(
         f"{number} {kind}{'s' if number > 1 else ''}" for kind, number in sorted(counts.items())
     )
-
-
-def is_local(url: str, *, resolve: Resolve | None = None) -> bool:
-    """Whether what is sent to `url` stays on this machine or in a private network.
-
-    It does if every address the host resolves to is a loopback or private one: teachers that are local are
-    called past any proxy. A name that cannot be resolved, a link-local or shared address, and a url that
-    cannot be read do not.
-    """
-    try:
-        split = urlsplit(url)
-        if split.scheme not in ("http", "https") or not split.hostname:
-            return False
-        addresses = list((resolve or _addresses)(split.hostname))
-    except (OSError, ValueError):
-        return False
-    return bool(addresses) and all(map(_is_private, addresses))
-
-
-def _addresses(host: str) -> list[str]:
-    return [str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
-
-
-def _is_private(address: str) -> bool:
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped is not None:
-        found = found.ipv4_mapped
-    return any(found.version == network.version and found in network for network in _LOCAL_NETWORKS)
 
 
 def _joined(name: str) -> Iterator[str]:

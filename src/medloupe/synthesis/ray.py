@@ -12,8 +12,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from medloupe.endpoints import is_local
 from medloupe.errors import ConfigError, MedLoupeError, MissingExtraError
-from medloupe.synthesis.guard import is_local
 from medloupe.synthesis.teachers.base import Answer, Failure, Teacher, TeacherConfig
 from medloupe.synthesis.types import ChatMessage
 

@@ -45,6 +45,12 @@ class Probe(ComponentConfig):
     family = "probe"
     table: ClassVar[Mapping[str, str]] = {
         "swapped": "medloupe.evaluate.probes.swapped:Swapped",
+        "text_only": "medloupe.evaluate.probes.unseen:TextOnly",
+        "blank": "medloupe.evaluate.probes.unseen:Blank",
+        "mirrored": "medloupe.evaluate.probes.mirrored:Mirrored",
+        "negated": "medloupe.evaluate.probes.negated:Negated",
+        "paraphrased": "medloupe.evaluate.probes.paraphrased:Paraphrased",
+        "exchanged": "medloupe.evaluate.probes.exchanged:Exchanged",
     }
     about: ClassVar[str]
     expect: ClassVar[Expect]

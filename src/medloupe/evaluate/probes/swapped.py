@@ -42,7 +42,8 @@ def swap_images(rows: Sequence[Conversation], *, seed: int) -> list[Conversation
 
 
 def _key(images: Images) -> str:
-    return "\n".join(f"{image.uri}#{image.frame}" for image in images)
+    # several series may lie in one folder, which is then the uri of each
+    return "\n".join(f"{image.uri}#{image.frame}#{image.series}" for image in images)
 
 
 def _sets_by_kind(rows: Sequence[Conversation]) -> dict[str, dict[str, tuple[str, Images]]]:

@@ -20,8 +20,13 @@ from medloupe.evaluate.metrics import (
     verdict,
 )
 from medloupe.evaluate.report import charts
+from medloupe.evaluate.report.curves import curves_section, froc_section
+from medloupe.evaluate.report.numbers import count_of, interval, minus_signs, number
 from medloupe.evaluate.report.pictures import Gallery, ReadImage
+from medloupe.evaluate.report.probes import probes_section
 from medloupe.evaluate.report.samples import sample_browser
+from medloupe.evaluate.report.strata import findings_section, strata_section
+from medloupe.evaluate.report.subgroups import subgroups_section
 from medloupe.html.markup import Html, tag
 from medloupe.html.page import asset, document, write_page
 from medloupe.types import AnswerType, EvalLog, Metric
@@ -72,7 +77,12 @@ def render_report(
         _header(log, made),
         _warnings(log, made.dataset),
         _verdict_section(log, made.benchmark),
-        *_strata_section(log, made.benchmark),
+        *probes_section(log, made.benchmark),
+        *findings_section(log),
+        *strata_section(log, made.benchmark),
+        *subgroups_section(log, made.benchmark),
+        *froc_section(log),
+        *curves_section(log),
         *_training_section(training or ()),
         browser,
         _all_scores(log),
@@ -116,12 +126,19 @@ def _header(log: EvalLog, made: _Made) -> Html:
 
 def _warnings(log: EvalLog, card: DatasetCard) -> Html:
     cut = sum(row.finish_reason == "length" for row in log.rows)
-    unscored = len({s.id for s in log.scores if s.value is None and s.arm == "model"})
+    failed = {row.id for row in log.rows if row.error}
+    silent = sum(bool(answer.error) for row in log.rows for answer in row.others.values())
+    lost = {s.id for s in log.scores if s.value is None and s.arm == "model"} - failed
     lines = [
         ("Partial copy", card.partial),
         ("Leak", card.leak),
-        ("Unscored", f"{_count(unscored, 'question')} could not be scored" if unscored else ""),
-        ("Cut short", f"{_count(cut, 'answer')} reached the longest length allowed" if cut else ""),
+        ("Errors", f"{count_of(len(failed), 'question')} got no answer" if failed else ""),
+        ("Probes", f"{count_of(silent, 'question')} got no answer" if silent else ""),
+        ("Unscored", f"{count_of(len(lost), 'question')} could not be scored" if lost else ""),
+        (
+            "Cut short",
+            f"{count_of(cut, 'answer')} reached the longest length allowed" if cut else "",
+        ),
     ]
     notes = [tag("p", tag("strong", f"{name}: "), text) for name, text in lines if text]
     return tag("aside", *notes, class_="warnings") if notes else Html()
@@ -156,14 +173,14 @@ def _headline(log: EvalLog, benchmark: Benchmark) -> list[Html]:
     judged = len(differences) - small
     text = (
         f"The model beats its image-blind comparison on {answers['yes']} of"
-        f" {_count(judged, 'kind')} of question"
+        f" {count_of(judged, 'kind')} of question"
     )
     if not judged:
         text = "Too few patients to say whether the model beats an image-blind one"
     lines = [_together(log, benchmark)]
     if small:
         lines.append(
-            f"{_count(small, 'kind')} of question with fewer than {FEWEST_PATIENTS} patients: no verdict."
+            f"{count_of(small, 'kind')} of question with fewer than {FEWEST_PATIENTS} patients: no verdict."
         )
     return [tag("h2", text), *(tag("p", line, class_="lead") for line in lines if line)]
 
@@ -178,18 +195,13 @@ def _together(log: EvalLog, benchmark: Benchmark) -> str:
     ends = ""
     if gain.low is not None and gain.high is not None:
         ends = f", 95 % interval {gain.low:+.2f} to {gain.high:+.2f}"
-    difference = _minus(f"{gain.estimate:+.2f}{ends}")
+    difference = minus_signs(f"{gain.estimate:+.2f}{ends}")
     return f"All closed questions together: {own.estimate:.2f}; difference to image-blind {difference}."
 
 
 def _primary(benchmark: Benchmark) -> dict[str, str]:
     """The scorer that headlines each answer type."""
     return {kind: scorers[0].name for kind, scorers in benchmark.scorers.items() if scorers}
-
-
-def _count(number: int, noun: str) -> str:
-    """ "1 kind", "1,200 kinds"."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _explanation(benchmark: Benchmark) -> list[Html]:
@@ -271,10 +283,10 @@ def _kind_row(log: EvalLog, own: Metric, difference: Metric | None, reach: float
     }
     name = own.group or "all of them"
     drawn = [(own, "model"), *((metric, arm) for arm, metric in blind.items())]
-    chart = charts.bars(drawn, f"{name}: {_interval(own)}, blind {_blind_text(blind)}")
+    chart = charts.bars(drawn, f"{name}: {interval(own)}, blind {_blind_text(blind)}")
     answer = verdict(difference)
     unscored = f", {own.unscored:,} unscored" if own.unscored else ""
-    count = f"{_count(own.n, 'question')}, {_count(own.clusters, 'patient')}{unscored}"
+    count = f"{count_of(own.n, 'question')}, {count_of(own.clusters, 'patient')}{unscored}"
     return tag(
         "tr",
         tag("th", name, tag("small", count), scope="row"),
@@ -284,25 +296,25 @@ def _kind_row(log: EvalLog, own: Metric, difference: Metric | None, reach: float
             data_label="beats image-blind",
         ),
         tag("td", chart, class_="picture"),
-        tag("td", tag("div", *_number(own), class_="arm model"), data_label="model"),
+        tag("td", tag("div", *number(own), class_="arm model"), data_label="model"),
         tag(
             "td",
             *(
-                tag("div", *_number(metric), tag("small", _BLIND[arm]), class_=f"arm {arm}")
+                tag("div", *number(metric), tag("small", _BLIND[arm]), class_=f"arm {arm}")
                 for arm, metric in blind.items()
             ),
             data_label="image-blind",
         ),
         tag(
             "td",
-            charts.difference(difference, reach, f"{name}: difference {_interval(difference)}")
+            charts.difference(difference, reach, f"{name}: difference {interval(difference)}")
             if difference
             else "",
             class_="picture",
         ),
         tag(
             "td",
-            *(_number(difference, sign=True) if difference else ("–",)),
+            *(number(difference, sign=True) if difference else ("–",)),
             data_label="difference",
         ),
         class_="all" if not own.group else None,
@@ -310,74 +322,11 @@ def _kind_row(log: EvalLog, own: Metric, difference: Metric | None, reach: float
 
 
 def _blind_text(blind: Mapping[str, Metric]) -> str:
-    return ", ".join(f"{_interval(metric)} ({_BLIND[arm]})" for arm, metric in blind.items())
+    return ", ".join(f"{interval(metric)} ({_BLIND[arm]})" for arm, metric in blind.items())
 
 
 def _class(answer: str) -> str:
     return {"yes": "yes", "no": "no"}.get(answer, "unsure")
-
-
-def _number(metric: Metric, *, sign: bool = False) -> tuple[Html, ...]:
-    """The estimate, and its interval smaller beside it."""
-    if metric.estimate is None:
-        return (tag("b", "–"),)
-    form = "+.2f" if sign else ".2f"
-    value = tag("b", _minus(format(metric.estimate, form)))
-    if metric.low is None or metric.high is None:
-        return (value,)
-    ends = f"{_minus(format(metric.low, form))} to {_minus(format(metric.high, form))}"
-    return value, Html(" "), tag("span", ends, class_="interval")
-
-
-def _interval(metric: Metric) -> str:
-    if metric.estimate is None:
-        return "no value"
-    if metric.low is None or metric.high is None:
-        return f"{metric.estimate:.2f}"
-    return f"{metric.estimate:.2f} ({metric.low:.2f} to {metric.high:.2f})"
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "−")
-
-
-def _strata_section(log: EvalLog, benchmark: Benchmark) -> list[Html]:
-    """The first scorer of each answer type along each stratum."""
-    primary = _primary(benchmark)
-    groups: dict[tuple[str, str], list[Metric]] = {}
-    for metric in log.metrics:
-        if metric.stratum and metric.arm == "model" and metric.name == primary[metric.answer_type]:
-            groups.setdefault((metric.group, metric.name), []).append(metric)
-    if not groups:
-        return []
-    figures = [
-        tag(
-            "figure",
-            tag("figcaption", task, " ", tag("small", scorer)),
-            tag("table", tag("tbody", *(_stratum_row(metric) for metric in metrics))),
-        )
-        for (task, scorer), metrics in groups.items()
-    ]
-    return [
-        tag(
-            "section",
-            tag("h2", "Where it is easy, where it is hard"),
-            tag("div", *figures, class_="strata"),
-            id="strata",
-        )
-    ]
-
-
-def _stratum_row(metric: Metric) -> Html:
-    name = metric.stratum.replace("<=", "≤").replace(">=", "≥")
-    return tag(
-        "tr",
-        tag("th", name, tag("small", f"n = {metric.n:,}"), scope="row"),
-        tag(
-            "td", charts.bars([(metric, "model")], f"{name}: {_interval(metric)}"), class_="picture"
-        ),
-        tag("td", *_number(metric)),
-    )
 
 
 def _training_section(rows: TrainingRows) -> list[Html]:
@@ -408,7 +357,7 @@ def _all_scores(log: EvalLog) -> Html:
             tag("td", m.name),
             tag("td", about_arm(m.arm)),
             tag("td", m.group or f"all {m.answer_type}", f" | {m.stratum}" if m.stratum else ""),
-            tag("td", *_number(m, sign=m.arm.startswith((DIFFERENCE, MINUS)))),
+            tag("td", *number(m, sign=m.arm.startswith((DIFFERENCE, MINUS)))),
             tag("td", f"{m.n:,}"),
             tag("td", f"{m.clusters:,}"),
             tag("td", f"{m.unscored:,}"),

@@ -13,7 +13,6 @@ each row is scored and the mean taken (nltk).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
@@ -22,14 +21,14 @@ from numpy.typing import NDArray
 
 from medloupe.evaluate.scorers.base import CorpusScorer, Counted, Scorer, Verdict
 from medloupe.evaluate.scorers.mteval import is_chinese, tokens_13a, tokens_zh
-from medloupe.evaluate.scorers.words import PLAIN, plain_words
+from medloupe.evaluate.scorers.ptb import PTB, ptb_words
+from medloupe.evaluate.scorers.words import PLAIN, Words, plain_words
 from medloupe.types import EvalRow
 
 ORDERS = 4
 EPSILON = 0.1  # NLTK's default for smoothing method 1
 TINY, SMALL = 1e-15, 1e-9  # pycocoevalcap's guards against 0 / 0
 
-Words = Callable[[str], list[str]]
 Floats = NDArray[np.float64]
 
 
@@ -110,13 +109,14 @@ class NltkBleu4(NltkBleu):
     order = 4
 
 
-class CocoBleu4(CorpusScorer):
-    """Corpus BLEU-4 by the arithmetic of the COCO caption evaluation (Chen et al. 2015): no smoothing.
+class CocoBleu(CorpusScorer):
+    """Corpus BLEU by the arithmetic of the COCO caption evaluation (Chen et al. 2015): no smoothing.
 
     That evaluation splits words by the Penn Treebank's rules, with a Java program; here they are plain
     lower-case words. Both drop punctuation, but hyphens and clitics ("it's") differ.
     """
 
+    order: ClassVar[int]
     stated = (
         f"corpus BLEU; {PLAIN} (not the Penn Treebank tokens of COCO's own program); unsmoothed"
     )
@@ -125,7 +125,64 @@ class CocoBleu4(CorpusScorer):
         return _counted(row, plain_words)
 
     def combine(self, counts: NDArray[np.int64]) -> Floats:
-        return coco(counts, ORDERS)
+        return coco(counts, self.order)
+
+
+class CocoBleu1(CocoBleu):
+    """Corpus BLEU-1 by COCO's arithmetic."""
+
+    order = 1
+
+
+class CocoBleu2(CocoBleu):
+    """Corpus BLEU-2 by COCO's arithmetic."""
+
+    order = 2
+
+
+class CocoBleu3(CocoBleu):
+    """Corpus BLEU-3 by COCO's arithmetic."""
+
+    order = 3
+
+
+class CocoBleu4(CocoBleu):
+    """Corpus BLEU-4 by COCO's arithmetic."""
+
+    order = 4
+
+
+class CocoPtbBleu(CocoBleu):
+    """Corpus BLEU as pycocoevalcap's: COCO's arithmetic over the tokens of its own program."""
+
+    stated = f"corpus BLEU; {PTB}; unsmoothed"
+
+    def count(self, row: EvalRow) -> Counted:
+        return _counted(row, plain_words if is_chinese(row.truth) else ptb_words)
+
+
+class CocoPtbBleu1(CocoPtbBleu):
+    """Corpus BLEU-1 as pycocoevalcap's."""
+
+    order = 1
+
+
+class CocoPtbBleu2(CocoPtbBleu):
+    """Corpus BLEU-2 as pycocoevalcap's."""
+
+    order = 2
+
+
+class CocoPtbBleu3(CocoPtbBleu):
+    """Corpus BLEU-3 as pycocoevalcap's."""
+
+    order = 3
+
+
+class CocoPtbBleu4(CocoPtbBleu):
+    """Corpus BLEU-4 as pycocoevalcap's."""
+
+    order = 4
 
 
 def sacrebleu(counts: NDArray[np.int64], order: int) -> Floats:

@@ -1,4 +1,4 @@
-"""Boxes against boxes, matched one to one so that the total is largest.
+"""Boxes against boxes, matched one to one so that the total is largest; and one box for one expression.
 
 Edges are continuous coordinates (no +1 pixel). Labels are not compared: these scorers ask where.
 A volume's box is compared in three dimensions; a flat box never meets it.
@@ -16,9 +16,13 @@ from medloupe.types import Box, EvalRow
 
 
 class BoxIoU(Scorer):
-    """The mean over the truth's boxes of the IoU with the box each is matched to (0 if none)."""
+    """mIoU: the mean over the truth's boxes of the IoU with the box each is matched to (0 if none).
+
+    Nothing is taken off for boxes too many.
+    """
 
     right_from = 0.5
+    stated = "mean IoU with the boxes matched one to one; labels not compared"
 
     def judge(self, row: EvalRow) -> Verdict:
         return _judge(row, iou_matrix(row.truth_boxes, row.predicted_boxes))
@@ -30,6 +34,38 @@ class BoxHit50(Scorer):
     def judge(self, row: EvalRow) -> Verdict:
         hits = iou_matrix(row.truth_boxes, row.predicted_boxes) > 0.5
         return _judge(row, hits.astype(np.float64))
+
+
+class RecIoU(Scorer):
+    """Referring expression comprehension: the IoU of the answer's first box with the one of the truth.
+
+    Its mean is the mIoU of RefCOCO and of MedM-VL's REC tasks. An answer without a box is 0.
+    """
+
+    right_from = 0.5
+    stated = "IoU of the first box"
+
+    def judge(self, row: EvalRow) -> Verdict:
+        if len(row.truth_boxes) != 1:
+            return (
+                None,
+                f"the truth has {len(row.truth_boxes) or 'no'} boxes; the expression names one",
+            )
+        if not row.predicted_boxes:
+            return 0.0, "no box in the answer"
+        more = len(row.predicted_boxes) - 1
+        return iou(row.truth_boxes[0], row.predicted_boxes[0]), f"{more} more boxes" if more else ""
+
+
+class RecAccuracy50(RecIoU):
+    """Referring expression comprehension: 1 where the first box has an IoU of at least 0.5."""
+
+    right_from = 1.0
+    stated = "first box, IoU >= 0.5"
+
+    def judge(self, row: EvalRow) -> Verdict:
+        value, reason = super().judge(row)
+        return None if value is None else float(value >= 0.5), reason
 
 
 def iou(a: Box, b: Box) -> float:

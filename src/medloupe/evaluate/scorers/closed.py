@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from medloupe.evaluate.scorers.base import Scorer, Verdict
-from medloupe.evaluate.scorers.words import CJK, llava_med_text, strict_words
+from medloupe.evaluate.scorers.words import CJK, llava_med_text, plain_words, strict_words
 from medloupe.types import EvalRow
 
 _YES_NO = re.compile(
@@ -24,13 +25,15 @@ class StrictClosedAccuracy(Scorer):
     """
 
     def judge(self, row: EvalRow) -> Verdict:
-        if not strict_words(row.truth):
+        if not plain_words(row.truth):
             return None, "the truth has no words"
         if all(_is_yes_or_no(choice) for choice in (row.truth, *row.options)):
             said = yes_or_no(row.prediction)
             return float(said == yes_or_no(row.truth)), "" if said else "no yes or no in the answer"
         if row.options:
             return _judge_options(row)
+        if not strict_words(row.truth):
+            return None, "the truth has no words but articles"
         return float(strict_words(row.prediction) == strict_words(row.truth)), ""
 
 
@@ -60,12 +63,46 @@ def _is_yes_or_no(text: str) -> bool:
     return _YES_NO.fullmatch(text.strip(" .!。！")) is not None
 
 
+def positive_option(options: Sequence[str]) -> int | None:
+    """Which of two options says yes; None where the options are not yes and no."""
+    if len(options) != 2 or not all(_is_yes_or_no(option) for option in options):
+        return None
+    said = [yes_or_no(option) for option in options]
+    return said.index("yes") if "yes" in said and "no" in said else None
+
+
+def option_of(text: str, options: Sequence[str]) -> int | None:
+    """The first option that `text` is: to the letter but for case, else in its words ("the left")."""
+    spelt = text.strip().casefold()
+    for index, option in enumerate(options):
+        if spelt and option.strip().casefold() == spelt:
+            return index
+    words = strict_words(text)
+    return next(
+        (i for i, option in enumerate(options) if words and strict_words(option) == words), None
+    )
+
+
 def named_options(text: str, options: Sequence[str]) -> list[str]:
     """The options that stand in `text` as whole words, a longer one hiding those inside it."""
-    by_length = sorted(options, key=len, reverse=True)
-    pattern = "|".join(f"({_whole(option)})" for option in by_length)
-    found = {match.lastindex for match in re.finditer(pattern, text, re.IGNORECASE)}
-    return [option for index, option in enumerate(by_length, start=1) if index in found]
+    found = {option for option, _, _ in option_places(text, tuple(options))}
+    return [option for option in sorted(options, key=len, reverse=True) if option in found]
+
+
+def option_places(text: str, options: tuple[str, ...]) -> Iterator[tuple[str, int, int]]:
+    """Where each option stands in `text` as whole words: (option, start, end), in reading order."""
+    by_length, pattern = _options_pattern(options)
+    for match in pattern.finditer(text):
+        if match.lastindex is not None:
+            yield by_length[match.lastindex - 1], match.start(), match.end()
+
+
+@lru_cache(maxsize=1024)
+def _options_pattern(options: tuple[str, ...]) -> tuple[list[str], re.Pattern[str]]:
+    """One group per option, the longest first; a blank option stands nowhere."""
+    by_length = sorted((option for option in options if option.strip()), key=len, reverse=True)
+    pattern = "|".join(f"({_whole(option)})" for option in by_length) or "(?!)"
+    return by_length, re.compile(pattern, re.IGNORECASE)
 
 
 def _whole(option: str) -> str:
@@ -77,12 +114,12 @@ def _whole(option: str) -> str:
 
 
 def _judge_options(row: EvalRow) -> Verdict:
-    truths = [option for option in row.options if strict_words(option) == strict_words(row.truth)]
-    if not truths:
+    truth = option_of(row.truth, row.options)
+    if truth is None:
         return None, f"the truth {row.truth!r} is none of the options {', '.join(row.options)}"
     named = named_options(row.prediction, row.options)
     if not named:
         return 0.0, "no option is named"
     if len(named) > 1:
         return 0.0, f"more than one option is named: {', '.join(sorted(named))}"
-    return float(named[0] in truths), ""
+    return float(option_of(named[0], row.options) == truth), ""

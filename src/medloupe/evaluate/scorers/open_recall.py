@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 
 from medloupe.evaluate.scorers.base import Scorer, Verdict
-from medloupe.evaluate.scorers.words import llava_med_text, strict_words
+from medloupe.evaluate.scorers.words import STRICT, llava_med_text, strict_words
 from medloupe.types import EvalRow
 
 
 class StrictOpenRecall(Scorer):
     """The share of the truth's distinct words that the answer contains."""
+
+    stated = f"mean share of the truth's distinct words; {STRICT}"
 
     def judge(self, row: EvalRow) -> Verdict:
         wanted = set(strict_words(row.truth))
@@ -26,6 +28,10 @@ class LlavaMedOpenRecall(Scorer):
     line: truth "left lung", answer "lung lung lung" is 3 / (3 + 1), where the strict flavour says
     1 / 2. An empty answer, and a truth without words, are 0.
     """
+
+    stated = (
+        "mean recall; words as LLaVA-Med splits them (Chinese between spaces, not by characters)"
+    )
 
     def judge(self, row: EvalRow) -> Verdict:
         answer = Counter(llava_med_text(row.prediction).split())

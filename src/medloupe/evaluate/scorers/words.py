@@ -13,6 +13,9 @@ rules' contractions only those are kept; answers about images have no others.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+
+Words = Callable[[str], list[str]]
 
 ARTICLES = frozenset({"a", "an", "the"})
 NUMBERS = {
@@ -25,6 +28,9 @@ _WORD = re.compile(rf"[{CJK}]|\d+\.\d+|[^\W_{CJK}]+")
 
 PLAIN = "lower-case words without punctuation, Chinese by characters"
 """What `plain_words` gives, as a metric states it."""
+
+STRICT = f"{PLAIN}, without articles, number words as digits"
+"""What `strict_words` gives."""
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _DIGIT_COMMA = re.compile(r"\d,\d")

@@ -8,33 +8,33 @@ from __future__ import annotations
 
 import abc
 import asyncio
-import datetime
-import email.utils
 import functools
 import json
-import os
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from medloupe.errors import ConfigError, MissingExtraError
-from medloupe.synthesis.guard import is_local
+from medloupe.endpoints import (
+    RETRIED,
+    asked_wait,
+    checked_key_name,
+    checked_url,
+    is_local,
+    read_key,
+    says_no_credit,
+)
+from medloupe.errors import MissingExtraError
 from medloupe.synthesis.teachers.base import Answer, Failure, Teacher, TeacherConfig
 from medloupe.synthesis.types import ChatMessage
 
 if TYPE_CHECKING:
     import httpx
 
-_RETRIED = {408, 409, 425, 429}
 _REFUSED_FORM = re.compile(
     "response_format|json_schema|schema|grammar|guided|structured|tool|format", re.I
 )
-_NO_CREDIT = re.compile("insufficient_quota|billing|credit balance", re.I)
-_ENVIRONMENT = re.compile("[A-Za-z_][A-Za-z0-9_]*")
-_KEY = re.compile("[!-~]+")  # what a header may hold
 _SHOWN = 300
 
 
@@ -62,20 +62,12 @@ class HttpTeacherConfig(TeacherConfig, abc.ABC):
     @field_validator("key_env")
     @classmethod
     def _a_name(cls, value: str) -> str:
-        # Never quoted: a key pasted here by mistake must not be printed.
-        if value and (not _ENVIRONMENT.fullmatch(value) or len(value) > 64):
-            raise ValueError("name an environment variable, such as OPENAI_API_KEY, never a key")
-        return value
+        return checked_key_name(value)
 
     @field_validator("base_url")
     @classmethod
     def _plain_url(cls, value: str) -> str:
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError("needs http:// or https:// and a host")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("holds no user, password or query; name the key's variable in key_env")
-        return value.rstrip("/")
+        return checked_url(value)
 
     @property
     def called(self) -> str:
@@ -91,29 +83,17 @@ class HttpTeacherConfig(TeacherConfig, abc.ABC):
         Raises:
             ConfigError: the variable is not set, or holds what cannot be a key.
         """
-        if not self.key_env:
-            return ""
-        key = os.environ.get(self.key_env, "").strip()
-        if not key:
-            raise ConfigError(
-                f"teacher {self.called!r} needs a key and the environment variable {self.key_env} is "
-                "not set",
-                field="teachers.key_env",
-                remedy=f"export {self.key_env}=... before the command (with Ray, on every machine)",
-            )
-        if not _KEY.fullmatch(key):  # never quoted
-            raise ConfigError(
-                f"the environment variable {self.key_env} of teacher {self.called!r} holds spaces, line "
-                "breaks or signs that are not ASCII, which no key does",
-                field="teachers.key_env",
-                remedy="Copy the key alone, without quotes or words around it",
-            )
-        return key
+        return read_key(
+            self.key_env,
+            who=f"teacher {self.called!r}",
+            field="teachers.key_env",
+            remedy=f"export {self.key_env}=... before the command (with Ray, on every machine)",
+        )
 
 
 @functools.cache
 def _is_local(url: str) -> bool:
-    """`guard.is_local`, asked once: a run does not change its mind between two rows."""
+    """`endpoints.is_local`, asked once: a run does not change its mind between two rows."""
     return is_local(url)
 
 
@@ -218,10 +198,10 @@ class HttpTeacher(Teacher):
     def _refusal(self, response: httpx.Response, body: bytes) -> Failure:
         status, text = response.status_code, body.decode(errors="replace").strip()
         reason = f"HTTP {status}: {text}"
-        if status == 402 or (status in (400, 403, 429) and _NO_CREDIT.search(text)):
+        if says_no_credit(status, text):
             return self._failure("stop", reason)
-        if status in _RETRIED or status >= 500:
-            return self._failure("retry", reason, wait=_wait(response.headers))
+        if status in RETRIED or status >= 500:
+            return self._failure("retry", reason, wait=asked_wait(response.headers))
         if status in (400, 422):
             kind = _FormRefusedFailure if _REFUSED_FORM.search(text) else Failure
             return kind(scope="row", reason=self._shown(reason))
@@ -258,17 +238,3 @@ async def _events(response: httpx.Response) -> AsyncIterator[Any]:
             if line.startswith(b"data:"):
                 data = line[5:].strip()
                 yield None if data == b"[DONE]" else json.loads(data)
-
-
-def _wait(headers: Mapping[str, str]) -> float | None:
-    """Retry-After in seconds: a number, or a date (RFC 9110, 10.2.3)."""
-    value = headers.get("retry-after", "").strip()
-    if re.fullmatch(r"\d+(\.\d+)?", value):
-        return float(value)
-    try:
-        date = email.utils.parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=datetime.UTC)
-    return max(0.0, (date - datetime.datetime.now(datetime.UTC)).total_seconds())

@@ -1,0 +1,37 @@
+"""Numbers as they are written on the page."""
+
+from __future__ import annotations
+
+from medloupe.html.markup import Html, tag
+from medloupe.types import Metric
+
+
+def number(metric: Metric, *, sign: bool = False) -> tuple[Html, ...]:
+    """The estimate, and its interval smaller beside it."""
+    if metric.estimate is None:
+        return (tag("b", "–"),)
+    form = "+.2f" if sign else ".2f"
+    value = tag("b", minus_signs(format(metric.estimate, form)))
+    if metric.low is None or metric.high is None:
+        return (value,)
+    ends = f"{minus_signs(format(metric.low, form))} to {minus_signs(format(metric.high, form))}"
+    return value, Html(" "), tag("span", ends, class_="interval")
+
+
+def interval(metric: Metric) -> str:
+    """ "0.50 (0.25 to 0.75)"."""
+    if metric.estimate is None:
+        return "no value"
+    if metric.low is None or metric.high is None:
+        return f"{metric.estimate:.2f}"
+    return f"{metric.estimate:.2f} ({metric.low:.2f} to {metric.high:.2f})"
+
+
+def minus_signs(text: str) -> str:
+    """Hyphens as minus signs."""
+    return text.replace("-", "−")
+
+
+def count_of(count: int, noun: str) -> str:
+    """ "1 kind", "1,200 kinds"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

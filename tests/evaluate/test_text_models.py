@@ -1,0 +1,166 @@
+"""Metrics by models: BERTScore on a tiny checkpoint, the clinical ones with radeval absent or played."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel, BertTokenizer
+
+from medloupe.errors import ConfigError, MissingExtraError
+from medloupe.evaluate.scorers import bertscore, clinical
+from medloupe.evaluate.scorers.base import Scorer
+from medloupe.types import EvalRow
+
+VOCABULARY = "[PAD] [UNK] [CLS] [SEP] [MASK] the left right lung is clear no effusion 左 肺 结 节 ."
+KNOWN = VOCABULARY.split()
+CLINICAL = [name for name, path in Scorer.table.items() if "scorers.clinical" in path]
+
+
+def row(truth: str, prediction: str) -> EvalRow:
+    return EvalRow(
+        id="r",
+        patient_id=None,
+        task="report",
+        template="",
+        answer_type="open",
+        images=(),
+        question="Describe.",
+        truth=truth,
+        prediction=prediction,
+    )
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bert")
+    (folder / "vocab.txt").write_text("\n".join(KNOWN), encoding="utf-8")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(KNOWN),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+    )
+    BertModel(config).save_pretrained(folder)
+    vocab = {word: number for number, word in enumerate(KNOWN)}
+    BertTokenizer(vocab=vocab, model_max_length=64).save_pretrained(folder)
+    return folder
+
+
+def by_the_paper(folder: Path, layer: int, truth: str, answer: str) -> tuple[float, float, float]:
+    """Equations 1 to 3, in loops. The marks of both ends are matched, not averaged."""
+    model = BertModel.from_pretrained(folder).eval()
+
+    def states(text: str) -> list[torch.Tensor]:
+        words = [KNOWN.index(w) if w in KNOWN else 1 for w in ["[CLS]", *text.split(), "[SEP]"]]
+        with torch.no_grad():
+            return list(
+                model(torch.tensor([words]), output_hidden_states=True).hidden_states[layer][0]
+            )
+
+    def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+        return float(a @ b / (a.norm() * b.norm()))
+
+    true, said = states(truth), states(answer)
+    precision = [max(cosine(a, b) for b in true) for a in said[1:-1]]
+    recall = [max(cosine(a, b) for b in said) for a in true[1:-1]]
+    p, r = sum(precision) / len(precision), sum(recall) / len(recall)
+    return p, r, 2 * p * r / (p + r)
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_bertscore_is_the_paper_s(tiny: Path, layer: int) -> None:
+    for pair in [
+        ("the left lung is clear", "no effusion"),
+        ("左 肺", "左 肺 结 节"),
+        ("lung", "seen"),
+    ]:
+        expected = by_the_paper(tiny, layer, *pair)
+        found = [
+            Scorer.parse({"name": name, "model": str(tiny), "layer": layer}).judge(row(*pair))[0]
+            for name in ("bertscore_precision", "bertscore_recall", "bertscore_f1")
+        ]
+        assert found == pytest.approx([max(0, v) for v in expected], abs=1e-5)  # float32
+
+
+def test_bertscore_of_nothing_and_of_the_same(tiny: Path) -> None:
+    scorer = Scorer.parse({"name": "bertscore_f1", "model": str(tiny), "layer": 1})
+    assert scorer.judge(row("left lung", "left lung"))[0] == pytest.approx(1)
+    assert scorer.judge(row("left lung", " ")) == (0.0, "")
+    assert scorer.judge(row(" . ", "left")) == (None, "the truth has no words")
+    assert f"{tiny}, layer 1" in scorer.stated
+    long = Scorer.parse({"name": "bertscore_f1", "model": str(tiny), "layer": 1, "longest": 6})
+    assert long.judge(row("left lung is clear " * 40, "left lung is clear"))[0] == pytest.approx(1)
+
+
+def test_bertscore_s_model_and_layer_must_be_there(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Scorer.parse({"name": "bertscore_f1", "model": str(tiny), "layer": 2}).require()
+    with pytest.raises(ConfigError, match="has 2 layers, not 3"):
+        Scorer.parse({"name": "bertscore_f1", "model": str(tiny), "layer": 3}).require()
+    with pytest.raises(MissingExtraError, match=r"neither a folder nor.*Name the folder"):
+        Scorer.parse({"name": "bertscore_f1", "model": str(tmp_path / "none")}).require()
+    assert bertscore.BertScoreF1().layer == 17
+
+
+@pytest.mark.parametrize("name", CLINICAL)
+def test_clinical_metrics_say_what_is_missing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    for ask in (Scorer.parse(name).require, lambda: Scorer.parse(name).judge(row("a", "b"))):
+        with pytest.raises(MissingExtraError, match=r'radeval is not.*"medloupe\[clinical\]"'):
+            ask()
+
+
+def test_clinical_metrics_ask_radeval_once_per_model_and_pair(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[tuple[str, str, str]] = []
+
+    class RadEval:
+        def __init__(self, *, metrics: list[str], per_sample: bool, show_progress: bool) -> None:
+            assert per_sample
+            assert not show_progress
+            self.metric = metrics[0]
+
+        def __call__(self, *, refs: list[str], hyps: list[str]) -> dict[str, list[float]]:
+            asked.append((self.metric, refs[0], hyps[0]))
+            keys = [c.key for c in kinds if c.metric == self.metric]
+            return {key: [0.1 * (1 + place)] for place, key in enumerate(keys)}
+
+    kinds = [type(Scorer.parse(name)) for name in CLINICAL]
+    played = ModuleType("radeval")
+    played.RadEval = RadEval  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "radeval", played)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
+    clinical._scores.cache_clear()
+    clinical._evaluator.cache_clear()
+    found = {
+        name: Scorer.parse(name).judge(row("No effusion.", "effusion"))[0] for name in CLINICAL
+    }
+    assert found == pytest.approx(
+        {
+            "radgraph_f1.simple": 0.1,
+            "radgraph_f1.partial": 0.2,
+            "radgraph_f1.complete": 0.3,
+            "ratescore": 0.1,
+            "chexbert_accuracy_5": 0.1,
+            "chexbert_accuracy_14": 0.2,
+        }
+    )
+    assert asked == [
+        (m, "No effusion.", "effusion") for m in ("radgraph", "ratescore", "f1chexbert")
+    ]
+    scorer = Scorer.parse("ratescore")
+    assert scorer.judge(row("左肺", "左肺"))[0] is None
+    assert scorer.judge(row("...", "left")) == (None, "the truth has no words")
+    assert scorer.judge(row("left", "")) == (0.0, "the answer has no words")
+    assert len(asked) == 3
+    clinical._scores.cache_clear()
+    clinical._evaluator.cache_clear()
