@@ -20,6 +20,7 @@ from medloupe.evaluate.benchmarks.lock import (
     pin,
     prepared,
     read_pins,
+    renewed,
 )
 from medloupe.evaluate.scorers.base import Scorer
 from medloupe.types import Conversation, EvalLog
@@ -115,6 +116,13 @@ def test_a_scorer_has_one_config_in_a_benchmark() -> None:
     named["benchmark"]["scorers"] = {"open": [one.to_dict()], "closed": [other.to_dict()]}
     with pytest.raises(ConfigError, match="stands here with two configs"):
         NamedBenchmark.parse(named)
+
+
+def test_renewing_the_lock_changes_nothing_where_nothing_changed() -> None:
+    pins = read_pins()
+    assert renewed(pins) == pins
+    stale = pins["bccd"].model_copy(update={"spec": "0", "version": "0"})
+    assert renewed({**pins, "bccd": stale})["bccd"] == pins["bccd"]
 
 
 def test_other_rows_are_told_of() -> None:

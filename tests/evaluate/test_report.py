@@ -267,6 +267,15 @@ def test_partial_copy_leak_cut_and_unscored_are_said_at_the_top() -> None:
     assert "2 questions could not be scored" in warnings
 
 
+def test_faults_of_the_answers_are_said_at_the_top() -> None:
+    log = evaluation(row("a"))
+    found = {"unknown ids": 3, "duplicate ids": 0}
+    log = log.model_copy(update={"manifest": {**log.manifest, "faults": found}})
+    (warnings,) = (text for _, text in Page(render_report(log, ct)).all("aside"))
+    assert "Faults: 3 unknown ids" in warnings
+    assert "duplicate" not in warnings
+
+
 def test_an_unreadable_image_is_named_in_its_place() -> None:
     def broken(ref: ImageRef) -> NDArray[np.uint8]:
         raise ImageError("cut short", file=ref.uri)

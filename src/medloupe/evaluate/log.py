@@ -116,11 +116,17 @@ def noted(log: EvalLog) -> dict[str, int]:
         "answers without a probability": len(answered) - known if known else 0,
         "rows that some scorer could not score": len(unscored),
     }
+    return {kind: count for kind, count in (found | faults_of(log)).items() if count}
+
+
+def faults_of(log: EvalLog) -> dict[str, int]:
+    """What was wrong with the answers' own file, or with a log that was cut, by kind."""
+    found: dict[str, int] = {}
     for name in (RECOVERED, "faults"):
         said = log.manifest.get(name)
         if isinstance(said, dict):
-            found |= {str(rule): int(count) for rule, count in said.items()}
-    return {kind: count for kind, count in found.items() if count}
+            found |= {str(rule): int(count) for rule, count in said.items() if count}
+    return found
 
 
 class _Salvage:

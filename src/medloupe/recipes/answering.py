@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from medloupe.data.dataset import DatasetCard, Progress, load_dataset
 from medloupe.errors import ConfigError
+from medloupe.evaluate.card import write_card
 from medloupe.evaluate.log import write_log
 from medloupe.evaluate.predictors.endpoint import EndpointConfig, EndpointPredictor
 from medloupe.evaluate.predictors.recorded import RecordedPredictor
@@ -190,6 +191,7 @@ def evaluate_answerer(
     write_log(out / EVALUATION_FILE, log)
     steps = None if curve is None else [dict(row) for row in curve]
     write_report(out / REPORT_FILE, log, answerer.shown, steps or None)
+    write_card(out, log, beside=out)
     return log
 
 

@@ -3,7 +3,7 @@
 OUT/run.yaml, manifest.json    the resolved config, and where it all comes from
 OUT/train.jsonl, checkpoints/  written while training
 OUT/model/                     the complete model: nothing else is needed to load it
-OUT/eval.jsonl, report.html    written by `evaluate`
+OUT/eval.jsonl, report.html    written by `evaluate`, and a model card
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def refuse_unevaluable(config: RunConfig, dataset: Dataset) -> None:
 def _hook(config: RunConfig, dataset: Dataset, processor: Processor, data: Path) -> Hook:
     """Asks a model that is being trained; figures are named `task/scorer`, and `scorer` over all tasks."""
     benchmark = training_benchmark(config)
-    decoding = config.evaluate.decoding()
+    decoding = config.evaluate.decoding().model_copy(update={"option_probs": False})
     images = ImageSource(data, processor.config.transform, store=decoded_store(config.store))
 
     def evaluate_now(step: int, model: VisionLanguageModel) -> dict[str, float]:

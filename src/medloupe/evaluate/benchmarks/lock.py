@@ -3,7 +3,7 @@
 `spec` is pinned for all of them, rows and version for those whose data were here: a copy with the same
 rows has the same version, one with other rows says so. After a deliberate change, raise `release` and
 write the lock again: `python -m medloupe.evaluate.benchmarks.lock FOLDER`, with the folder that holds the
-real sets.
+real sets. Without one, the rows are taken as they were pinned before, which takes a second.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Final
 
 from medloupe.config import Config
 from medloupe.data.dataset import Dataset
-from medloupe.errors import MissingExtraError
 from medloupe.evaluate.benchmark import digest_rows
 from medloupe.evaluate.benchmarks.base import NamedBenchmark
 from medloupe.evaluate.benchmarks.registry import BENCHMARKS
@@ -116,8 +115,8 @@ def is_here(name: str) -> bool:
     return name in SHARED or name.startswith("starter")
 
 
-def main(shared: Path) -> None:
-    """Write the lock beside this file."""
+def measured(shared: Path) -> dict[str, Pin]:
+    """All pins, with the rows of everything whose data can be made."""
     pins: dict[str, Pin] = {}
     for name, named in BENCHMARKS.items():
         if not is_here(name):
@@ -125,13 +124,30 @@ def main(shared: Path) -> None:
             continue
         with tempfile.TemporaryDirectory() as folder:
             pins[name] = pin(named, prepared(named, shared, Path(folder) / "data"))
+    return pins
+
+
+def renewed(before: Mapping[str, Pin]) -> dict[str, Pin]:
+    """All pins for the benchmarks as they are now, over the rows that were pinned before: for a change of
+    prompt, decoding or scorers that leaves rows alone."""
+    pins: dict[str, Pin] = {}
+    for name, named in BENCHMARKS.items():
+        old = before.get(name)
+        if old is None or not old.rows:
+            pins[name] = pin(named)
+            continue
+        version = named.benchmark.version(old.rows)
+        now = {"release": named.release, "spec": named.spec(), "version": version}
+        pins[name] = old.model_copy(update=now)
+    return pins
+
+
+def write_pins(pins: Mapping[str, Pin]) -> None:
+    """Write the lock beside this file."""
     values = {name: found.to_dict() for name, found in sorted(pins.items())}
     text = json.dumps(values, indent=1, ensure_ascii=False)
     (Path(__file__).parent / LOCK_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    try:
-        main(Path(sys.argv[1]))
-    except (IndexError, MissingExtraError) as error:
-        sys.exit(f"python -m medloupe.evaluate.benchmarks.lock FOLDER: {error}")
+    write_pins(measured(Path(sys.argv[1])) if sys.argv[1:] else renewed(read_pins()))

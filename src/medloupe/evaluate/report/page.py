@@ -11,6 +11,7 @@ from typing import Any
 from medloupe.config import Config
 from medloupe.data.dataset import DatasetCard
 from medloupe.evaluate.benchmark import Benchmark
+from medloupe.evaluate.log import faults_of
 from medloupe.evaluate.metrics import (
     DIFFERENCE,
     FEWEST_PATIENTS,
@@ -129,9 +130,11 @@ def _warnings(log: EvalLog, card: DatasetCard) -> Html:
     failed = {row.id for row in log.rows if row.error}
     silent = sum(bool(answer.error) for row in log.rows for answer in row.others.values())
     lost = {s.id for s in log.scores if s.value is None and s.arm == "model"} - failed
+    faults = "; ".join(f"{count:,} {kind}" for kind, count in faults_of(log).items())
     lines = [
         ("Partial copy", card.partial),
         ("Leak", card.leak),
+        ("Faults", faults),
         ("Errors", f"{count_of(len(failed), 'question')} got no answer" if failed else ""),
         ("Probes", f"{count_of(silent, 'question')} got no answer" if silent else ""),
         ("Unscored", f"{count_of(len(lost), 'question')} could not be scored" if lost else ""),
