@@ -101,7 +101,7 @@ def over_seeds(metrics: Sequence[Metric]) -> Estimate:
     highs = [metric.high for metric in known if metric.high is not None]
     if len(lows) < len(known) or len(highs) < len(known):
         return Estimate(mean, None, None)
-    return Estimate(mean, max(lows), min(highs))
+    return Estimate(mean, min(lows), max(highs))
 
 
 def _pairs(table: Sequence[Line], place: int) -> Iterator[tuple[Line, Line, float]]:
