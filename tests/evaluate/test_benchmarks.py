@@ -148,7 +148,7 @@ def test_an_evaluation_says_that_its_rows_are_others() -> None:
 
 def test_the_verbs_list_and_show() -> None:
     runner = CliRunner()
-    listed = runner.invoke(app, ["benchmarks", "list"], env={"COLUMNS": "300"})
+    listed = runner.invoke(app, ["benchmarks", "list"])
     assert listed.exit_code == 0, listed.exception
     for name in BENCHMARKS:
         assert name in listed.stdout

@@ -12,6 +12,7 @@ from medloupe.errors import ConfigError, DataError
 from medloupe.evaluate.benchmark import Benchmark, Stratum, digest_rows
 from medloupe.evaluate.log import read_log, write_log
 from medloupe.evaluate.metrics import find_metric, verdict
+from medloupe.evaluate.probes.base import with_images
 from medloupe.evaluate.runner import Predictor, rescore, run_benchmark
 from medloupe.types import Conversation, EvalLog, Metric, Text
 
@@ -199,6 +200,20 @@ def test_the_version_follows_rows_prompt_decoding_and_scorers(squares: Dataset) 
     for change in ("instruction=Be brief.", "max_new_tokens=8", "resamples=100"):
         assert BENCHMARK.with_overrides([change]).version(digest_rows(rows)) != version
     assert Benchmark.parse(BENCHMARK.to_dict()).version(digest_rows(rows)) == version
+
+
+def test_images_kept_elsewhere_count_by_content(squares: Dataset) -> None:
+    """The same files under another absolute path are the same rows; other content is not."""
+    row = squares.split("test")[0]
+
+    def digest(root: str, sha256: str | None) -> str:
+        place = {"uri": f"{root}/{row.images[0].uri}", "sha256": sha256}
+        moved = [image.model_copy(update=place) for image in row.images]
+        return digest_rows([with_images(row, moved)])
+
+    assert digest("/here", "a" * 64) == digest("/there", "a" * 64) != digest("/here", "b" * 64)
+    assert digest("/here", None) != digest("/there", None)
+    assert digest("here", "a" * 64) != digest("there", "a" * 64)
 
 
 def test_the_instruction_follows_the_question(squares: Dataset) -> None:

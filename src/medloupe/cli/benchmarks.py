@@ -32,7 +32,9 @@ def benchmarks_list() -> None:
     from medloupe.evaluate.benchmarks.lock import read_pins
 
     pins = read_pins()
-    table = Table("name", "what it asks", "version", "source", box=SIMPLE_HEAD)
+    table = Table(box=SIMPLE_HEAD)
+    for heading in ("name", "what it asks", "version", "source"):
+        table.add_column(heading, no_wrap=heading == "name")
     for name, named in BENCHMARKS.items():
         version = pins[name].version or "-"
         table.add_row(name, escape(named.title), version, escape(named.source))

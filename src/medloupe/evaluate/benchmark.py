@@ -8,6 +8,7 @@ import json
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from pydantic import Field, field_validator
 
@@ -82,6 +83,18 @@ class Benchmark(Config):
     strata: tuple[Stratum, ...] = ()
     resamples: int = Field(default=2000, ge=100)
 
+    @field_validator("scorers")
+    @classmethod
+    def _one_config_a_name(
+        cls, scorers: dict[AnswerType, tuple[Scorer, ...]]
+    ) -> dict[AnswerType, tuple[Scorer, ...]]:
+        """A log knows scores by the scorer's name, so two configs under one name would be mixed up."""
+        found: dict[str, Scorer] = {}
+        for scorer in (one for kind in scorers.values() for one in kind):
+            if found.setdefault(scorer.name, scorer) != scorer:
+                raise ValueError(f"{scorer.name} stands here with two configs")
+        return scorers
+
     def select(self, dataset: Dataset) -> tuple[Conversation, ...]:
         """The rows to ask, in file order.
 
@@ -154,10 +167,15 @@ class Benchmark(Config):
 
 
 def digest_rows(rows: Iterable[Conversation]) -> str:
-    """SHA-256 (16 digits) over the rows, in order of their ids."""
+    """SHA-256 (16 digits) over the rows, in order of their ids. An image that a data set keeps elsewhere
+    (an absolute uri) counts by its content, where that is known: another machine has another path."""
     digest = hashlib.sha256()
     for row in sorted(rows, key=lambda row: row.id):
-        digest.update(json.dumps(row.to_dict(), sort_keys=True).encode())
+        plain = row.to_dict()
+        for part in (part for message in plain["messages"] for part in message["content"]):
+            if part["type"] == "image" and part["sha256"] and Path(part["uri"]).is_absolute():
+                part["uri"] = ""
+        digest.update(json.dumps(plain, sort_keys=True).encode())
     return digest.hexdigest()[:16]
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from medloupe.config import Config
 from medloupe.data.datasets.base import DatasetConfig
@@ -129,15 +129,6 @@ class NamedBenchmark(Config):
     get: str = Field(min_length=1)
     published: int | None = Field(default=None, ge=1)
     note: str = ""
-
-    @model_validator(mode="after")
-    def _one_config_a_name(self) -> Self:
-        """A log knows scores by the scorer's name, so two configs under one name would be mixed up."""
-        found: dict[str, Scorer] = {}
-        for scorer in (one for kind in self.benchmark.scorers.values() for one in kind):
-            if found.setdefault(scorer.name, scorer) != scorer:
-                raise ValueError(f"{scorer.name} stands here with two configs")
-        return self
 
     @property
     def name(self) -> str:

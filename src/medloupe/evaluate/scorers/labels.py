@@ -34,7 +34,8 @@ Flags = NDArray[np.bool_]
 
 _NOTHING = re.compile(
     r"\b(?:no|without(?: any)?)\s+"
-    r"(?:(?:acute|significant|abnormal|critical|relevant|such|other|visible)\s+)*(?:findings?|abnormalit(?:y|ies)|diseases?|diagnos[ei]s)\b"
+    r"(?:(?:acute|significant|abnormal|critical|relevant|such|other|visible)\s+)*"
+    r"(?:findings?|abnormalit(?:y|ies)|lesions?|diseases?|diagnos[ei]s)\b"
     r"|\bnone(?: of (?:these|them|the above))?\b|\b(?:unremarkable|normal)\b"
     r"|(?:未见|无)(?:明显|明确)?异常|以上均无|正常",
     re.IGNORECASE,
@@ -145,9 +146,9 @@ class LabelSets(Collected):
         self.true_NK, self.said_NK = true_NK, said_NK
 
     def score(self, weights_RN: NDArray[np.int64]) -> Floats:
-        weights = weights_RN.astype(
-            np.float64
-        )  # whole numbers; integer matrices have no fast product
+        if not self.labels:
+            return np.full(len(weights_RN), np.nan)
+        weights = weights_RN.astype(np.float64)  # whole still; integer matrices multiply slowly
         if self.average == "samples":
             hit, said, true = (part.sum(axis=1) for part in self._counted())
             own_N = _figure(self.figure, hit, said, true)
