@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -89,11 +90,11 @@ def compare(grid: Grid, logs: Logs, seeds: Sequence[int]) -> Comparison:
         for measure in grid.measures
         if (found := _scored([logs[label, seed] for seed in seeds], measure, "model")) is not None
     }
-    majority = {}
-    for measure in grid.measures:
-        found = _scored([logs[done[0], seeds[0]]], measure, "majority") if done else None
+    majority: dict[str, float] = {}
+    for measure, label in product(grid.measures, done):  # not every row is asked everything
+        found = _scored([logs[label, seeds[0]]], measure, "majority")
         if found is not None:
-            majority[measure.label] = found.mean
+            majority.setdefault(measure.label, found.mean)
     return Comparison(
         grid=grid,
         seeds=tuple(seeds),
