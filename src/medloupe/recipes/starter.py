@@ -10,6 +10,8 @@ from medloupe.data.datasets.starter import StarterConfig
 from medloupe.data.datasets.starter.anatomy import PLANES
 from medloupe.data.datasets.starter.lesions import KINDS
 from medloupe.evaluate.benchmark import Benchmark, Stratum
+from medloupe.evaluate.probes import default_probes
+from medloupe.generate import GenerateConfig
 from medloupe.models.connectors.words import WordsConnectorConfig
 from medloupe.models.encoders.efficientnet import EfficientNetLite0Config
 from medloupe.models.language import LanguageConfig
@@ -21,6 +23,8 @@ from medloupe.train.objectives.language import LanguageObjectiveConfig
 
 SYSTEM = "You read medical images."
 TASKS = ("plane", "presence", "side", "kind", "diagnosis", "count", "size")
+PROBED = 12
+"""Rows of a task that each probe but the swapped image asks."""
 
 
 def starter() -> RunConfig:
@@ -56,7 +60,13 @@ def starter() -> RunConfig:
                 max_new_tokens=16,
                 limit=100,
                 strata=(Stratum(attribute="lesion_width", edges=(4, 6, 8)),),
-            )
+            ),
+            # ten minutes are for all of it: few rows for a probe, and no probabilities of options
+            generate=GenerateConfig(option_probs=False),
+            probes=tuple(
+                probe if probe.limit is None else probe.model_copy(update={"limit": PROBED})
+                for probe in default_probes()
+            ),
         ),
     )
 
