@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import datetime
 import email.utils
+import functools
 import ipaddress
 import os
 import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from typing import Annotated, Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
-from medloupe.errors import ConfigError
+from pydantic import AfterValidator
+
+from medloupe.errors import ConfigError, MissingExtraError
 
 Resolve = Callable[[str], Iterable[str]]
 """A host's name -> all its addresses; raises OSError where it has none."""
@@ -63,6 +66,44 @@ def checked_url(value: str) -> str:
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("holds no user, password or query; name the key's variable in key_env")
     return value.rstrip("/")
+
+
+KeyName: TypeAlias = Annotated[str, AfterValidator(checked_key_name)]
+"""A config's field that names the variable of a key."""
+
+Url: TypeAlias = Annotated[str, AfterValidator(checked_url)]
+"""A config's field that holds a url."""
+
+
+def import_httpx() -> Any:
+    """The module httpx.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        import httpx
+    except ImportError as error:
+        raise MissingExtraError.naming("httpx", extra="synthesis") from error
+    return httpx
+
+
+def client_options(httpx: Any, *, timeout: float, local: bool) -> dict[str, Any]:
+    """What a client is opened with. `timeout` is in seconds without a byte.
+
+    Who was taken for `local` was so by its addresses: no proxy may stand between. Certificates of the
+    environment count all the same.
+    """
+    return {
+        "trust_env": not local,
+        "verify": httpx.create_ssl_context(),
+        "timeout": httpx.Timeout(timeout, connect=min(30.0, timeout)),
+    }
+
+
+def without_key(text: str, key: str) -> str:
+    """The text with the key cut out; to be done before anything could cut the key in two."""
+    return text.replace(key, "[key]") if key else text
 
 
 def read_key(key_env: str, *, who: str, field: str, remedy: str) -> str:
@@ -124,6 +165,12 @@ def is_local(url: str, *, resolve: Resolve | None = None) -> bool:
     except (OSError, ValueError):
         return False
     return bool(addresses) and all(map(_is_private, addresses))
+
+
+@functools.cache
+def settled_local(url: str) -> bool:
+    """`is_local`, asked once for a url: a run does not change its mind between two rows."""
+    return is_local(url)
 
 
 def _addresses(host: str) -> list[str]:

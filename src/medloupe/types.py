@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from pydantic import Field, model_validator
 
 from medloupe.config import Config
+from medloupe.errors import MedLoupeError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -346,6 +347,9 @@ class Generation:
         """The probability of the whole answer, its end included; None where no log-probability is known."""
         return math.exp(math.fsum(self.log_probs)) if self.log_probs else None
 
+
+Hear: TypeAlias = Callable[[int, Generation | MedLoupeError], None]
+"""`hear(number, answer)`: what became of a conversation, by its number."""
 
 Arm = str
 """Whose answer it is: "model", "majority" (the most frequent training answer), or the name of the probe

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,60 @@ def test_an_endpoint_that_is_gone_ends_it_after_a_few_rows(server: Server, root:
         predict.answer_each(rows, heard.__setitem__, progress=silent)
     assert len(heard) == 2
     assert len(server.bodies) <= 2 * 6
+
+
+def test_answers_that_came_are_told_though_one_row_ends_it(server: Server, root: Path) -> None:
+    together = threading.Barrier(8)
+
+    def refuse_one(number: int, body: dict[str, Any]) -> str:
+        together.wait(10)  # all are open before any is answered
+        return "401" if body["messages"][0]["content"] == "Mass 3?" else "ok"
+
+    server.behave = refuse_one
+    heard: dict[int, Any] = {}
+    rows = [ask(f"{n}", f"Mass {n}?") for n in range(8)]
+    with pytest.raises(EndpointError, match="HTTP 401"):
+        predictor(server, root, concurrency=8).answer_each(rows, heard.__setitem__, progress=silent)
+    assert sorted(heard) == [0, 1, 2, 4, 5, 6, 7]
+    assert all(isinstance(answer, Generation) for answer in heard.values())
+
+
+def test_an_interruption_keeps_what_is_open(server: Server, root: Path) -> None:
+    together = threading.Barrier(4)
+    interrupted = threading.Event()
+
+    def slow(number: int, body: dict[str, Any]) -> str:
+        if body["messages"][0]["content"] != "Mass 0?":
+            together.wait(10)
+            interrupted.wait(10)
+        return "ok"
+
+    def interrupt(what: str, done: int, total: int) -> None:
+        together.wait(10)
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    server.behave = slow
+    heard: dict[int, Any] = {}
+    rows = [ask(f"{n}", f"Mass {n}?") for n in range(4)]
+    with pytest.raises(KeyboardInterrupt):
+        predictor(server, root, concurrency=4).answer_each(
+            rows, heard.__setitem__, progress=interrupt
+        )
+    assert sorted(heard) == [0, 1, 2, 3]
+
+
+def test_who_cannot_hear_is_told_once(server: Server, root: Path) -> None:
+    told: list[int] = []
+
+    def deaf(number: int, answer: Any) -> None:
+        told.append(number)
+        raise OSError("the disk is full")
+
+    rows = [ask(f"{n}", f"Mass {n}?") for n in range(4)]
+    with pytest.raises(OSError, match="full"):
+        predictor(server, root, concurrency=4).answer_each(rows, deaf, progress=silent)
+    assert len(told) == 1
 
 
 def test_a_benchmark_is_asked_of_it_and_goes_on_after_it_was_gone(

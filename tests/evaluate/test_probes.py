@@ -20,7 +20,7 @@ from medloupe.evaluate.probes.mirrored import Mirrored, has_side
 from medloupe.evaluate.probes.negated import negate, negated
 from medloupe.evaluate.probes.paraphrased import paraphrase, wordings
 from medloupe.evaluate.probes.unseen import Blank, TextOnly
-from medloupe.evaluate.probes.wording import CJK, sentence_of
+from medloupe.evaluate.probes.wording import CJK, reword
 from medloupe.evaluate.runner import run_benchmark
 from medloupe.types import Box, Conversation, Generation, ImageRef, Language, Message, Part, Text
 
@@ -442,9 +442,17 @@ def test_no_wording_leaves_its_language() -> None:
 
 
 def test_a_sentence_in_another_language_than_its_row_is_left_alone() -> None:
-    assert sentence_of(asked("Is there a mass?", "yes", language="zh")) is None
-    assert sentence_of(asked("有肿块吗？", "有")) is None
-    assert sentence_of(asked("Is there a mass?", "yes")) == "Is there a mass?"
+    found: list[str] = []
+
+    def note(said: str) -> str:
+        found.append(said)
+        return said
+
+    reword(asked("Is there a mass?", "yes", language="zh"), note)
+    reword(asked("有肿块吗？", "有"), note)
+    assert found == []
+    reword(asked("Is there a mass?", "yes"), note)
+    assert found == ["Is there a mass?"]
 
 
 # --- without the image

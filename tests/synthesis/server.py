@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from local_server import LocalHandler, LocalServer, listening
 
 BEHAVIOURS = (
     "ok",
@@ -82,83 +82,34 @@ def conversation(asked: str) -> str:
 
 
 @dataclass
-class Server:
-    """`requests` and `answers` count by the last message; `bodies` and `headers` are what came."""
+class Server(LocalServer):
+    """`requests` and `answers` count by the last message."""
 
-    url: str = ""
-    behave: Callable[[int, dict[str, Any]], str] = lambda *_: "ok"
     reply: Callable[[str], str] = conversation
     requests: Counter[str] = field(default_factory=Counter)
     answers: Counter[str] = field(default_factory=Counter)
-    bodies: list[dict[str, Any]] = field(default_factory=list)
-    headers: list[dict[str, str]] = field(default_factory=list)
-    free: threading.Event = field(default_factory=threading.Event)
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    open_now: int = 0
-    most_open: int = 0
+
+    def count(self, body: dict[str, Any]) -> None:
+        self.requests[body["messages"][-1]["content"]] += 1
 
 
 @contextmanager
 def serving() -> Iterator[Server]:
     """A server on a free port of this machine, for as long as the block takes."""
     state = Server()
-    http = _Http(("127.0.0.1", 0), _Handler)
-    http.state = state
-    state.url = f"http://127.0.0.1:{http.server_address[1]}"
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with listening(state, _Handler):
         yield state
-    finally:
-        state.free.set()
-        http.shutdown()
-        http.server_close()
-        thread.join()
 
 
-class _Http(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
-    state: Server
-
-    def handle_error(self, *_: object) -> None:
-        """Clients are killed on purpose."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: _Http
-
-    def log_message(self, *_: object) -> None:
-        """Quiet."""
-
-    def do_POST(self) -> None:
-        state = self.server.state
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+class _Handler(LocalHandler):
+    def act(self, how: str, body: dict[str, Any]) -> None:
+        assert how in BEHAVIOURS, how
         asked = body["messages"][-1]["content"]
-        with state.lock:
-            state.requests[asked] += 1
-            state.bodies.append(body)
-            state.headers.append({name.lower(): value for name, value in self.headers.items()})
-            number = len(state.bodies)
-            state.open_now += 1
-            state.most_open = max(state.most_open, state.open_now)
-        try:
-            how = state.behave(number, body)
-            assert how in BEHAVIOURS, how
-            self._act(how, body, asked)
-        finally:
-            with state.lock:
-                state.open_now -= 1
-
-    def _act(self, how: str, body: dict[str, Any], asked: str) -> None:
-        state = self.server.state
         key = self.headers.get("Authorization", self.headers.get("x-api-key", ""))
         form = body.get("response_format") or body.get("tools") or body.get("guided_json")
         kind = form.get("type") if isinstance(form, dict) else ""
         if how == "hang":
-            state.free.wait(20)
-            self.close_connection = True
+            self.hang()
         elif how in ("500", "400", "413"):
             self._error(int(how), f"{how} on purpose", {})
         elif how == "bad_format":
@@ -173,17 +124,17 @@ class _Handler(BaseHTTPRequestHandler):
             self._error(401, self._quoted(), {})
         elif how == "quoted_error" and not body.get("stream"):
             data = {"error": {"message": self._quoted()}}
-            self._send(200, "application/json", json.dumps(data).encode())
+            self.send(200, "application/json", json.dumps(data).encode())
         elif how == "quota":
             self._error(429, "insufficient_quota: check your billing", {})
         elif (how == "no_schema" and form) or (how == "json_object_only" and kind == "json_schema"):
             self._error(400, "Unknown parameter: response_format", {})
         elif how == "html":
-            self._send(200, "text/html", b"<html>log in</html>")
+            self.send(200, "text/html", b"<html>log in</html>")
         elif how == "error_body":
-            self._send(200, "application/json", json.dumps({"error": {"message": "x"}}).encode())
+            self.send(200, "application/json", json.dumps({"error": {"message": "x"}}).encode())
         elif how == "empty":
-            self._send(200, "application/json", b'{"choices": [], "content": [], "usage": null}')
+            self.send(200, "application/json", b'{"choices": [], "content": [], "usage": null}')
         else:
             self._answer(how, body, asked)
 
@@ -200,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
             whole = how not in ("short_body", "cut_json")
             if how == "cut_json":
                 data = data[: len(data) // 2]
-            self._send(200, "application/json", data, missing=how == "short_body")
+            self.send(200, "application/json", data, short=how == "short_body")
         if whole:
             with state.lock:
                 state.answers[asked] += 1
@@ -233,26 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _error(self, status: int, message: str, headers: dict[str, str]) -> None:
         data = json.dumps({"error": {"message": message, "type": "error"}}).encode()
-        self._send(status, "application/json", data, headers=headers)
-
-    def _send(
-        self,
-        status: int,
-        kind: str,
-        data: bytes,
-        *,
-        headers: dict[str, str] | None = None,
-        missing: bool = False,
-    ) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(data)))
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(data[: len(data) // 2] if missing else data)
-        if missing:
-            self.close_connection = True
+        self.send(status, "application/json", data, headers)
 
 
 def _finish(how: str) -> str:

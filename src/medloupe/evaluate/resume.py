@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol, Self, TypeAlias, runtime_checkable
@@ -21,14 +21,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from medloupe.data.dataset import Progress
 from medloupe.errors import ConfigError, MedLoupeError
-from medloupe.types import Conversation, Generation, ImageRef
+from medloupe.types import Conversation, Generation, Hear, ImageRef
 
 ANSWERS_FILE: Final = "answers.jsonl"
 WINDOW: Final = 2048
 """Conversations whose prompts are held at once; those of an image stand together."""
-
-Hear: TypeAlias = Callable[[int, Generation | MedLoupeError], None]
-"""`hear(number, answer)`: what became of a conversation, by its number."""
 
 Said: TypeAlias = Generation | str
 """An answer, or why there is none."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 import math
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self, TypeAlias
+from typing import Literal, Self
 
 import torch
 from pydantic import Field
@@ -25,16 +25,14 @@ from medloupe.data.dataset import Progress
 from medloupe.errors import ConfigError, MedLoupeError, PromptError
 from medloupe.generate.decode import Branches, Spoken, decode_greedily
 from medloupe.generate.plan import Group, group_rows, plan_batches
+from medloupe.generate.telling import all_told
 from medloupe.imaging.store import DecodedStore
 from medloupe.models.attention import mask_plan
 from medloupe.models.vlm import VisionLanguageModel, on_device
 from medloupe.processing import ImageSource, Processor
-from medloupe.types import Box, Conversation, Generation, ImageInput, ImageRef, ModelInput
+from medloupe.types import Box, Conversation, Generation, Hear, ImageInput, ImageRef, ModelInput
 
 _IMAGES_AT_ONCE = 16
-
-Hear: TypeAlias = Callable[[int, Generation | MedLoupeError], None]
-"""`hear(number, answer)`: what became of a conversation, by its number."""
 
 
 class GenerateConfig(Config):
@@ -109,15 +107,10 @@ class Predictor:
         Raises:
             PromptError, ImageError: naming the conversation, before anything is decoded.
         """
-        answers: dict[int, Generation] = {}
-
-        def hear(number: int, answer: Generation | MedLoupeError) -> None:
-            if isinstance(answer, MedLoupeError):
-                raise answer
-            answers[number] = answer
-
-        self.answer_each(conversations, hear, progress=progress)
-        return [answers[number] for number in range(len(conversations))]
+        return all_told(
+            lambda hear: self.answer_each(conversations, hear, progress=progress),
+            len(conversations),
+        )
 
     def answer_each(
         self,

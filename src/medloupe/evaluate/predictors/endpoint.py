@@ -3,7 +3,7 @@
 Pictures travel as PNG in data urls. What each way to fail means: an endpoint that is busy, slow or gone is
 asked again with growing pauses; a row that it refuses, or that it does not answer in the end, is an error
 of that row; a refused key, an unknown model or an empty account end the evaluation, and so do several rows
-in a row without any answer. What was answered stays and is not asked again.
+in a row without any answer. Every answer that comes in is told, also after one row has ended it all.
 """
 
 from __future__ import annotations
@@ -19,26 +19,30 @@ import time
 from collections.abc import Container, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeAlias
 
 from PIL import Image
-from pydantic import Field, JsonValue, field_validator
+from pydantic import BeforeValidator, Field, JsonValue
 
 from medloupe.data.dataset import Progress
 from medloupe.endpoints import (
     RETRIED,
+    KeyName,
+    Url,
     asked_wait,
-    checked_key_name,
-    checked_url,
-    is_local,
+    client_options,
+    import_httpx,
     read_key,
     says_no_credit,
+    settled_local,
+    without_key,
 )
-from medloupe.errors import MedLoupeError, MissingExtraError
+from medloupe.errors import MedLoupeError
 from medloupe.evaluate.predictors.shown import Pixels, Showing, ShownConfig, Turn
-from medloupe.evaluate.resume import Hear
-from medloupe.types import Conversation, Generation
+from medloupe.generate.telling import all_told
+from medloupe.types import Conversation, Generation, Hear
 
 if TYPE_CHECKING:
     import httpx
@@ -51,12 +55,19 @@ class EndpointError(MedLoupeError):
     """A model behind an endpoint does not answer: one row, or at all."""
 
 
+def _before_path(value: object) -> object:
+    """The url without the path that is asked, which people paste with it."""
+    if not isinstance(value, str):
+        return value
+    return value.removesuffix("/").removesuffix("/chat/completions")
+
+
 class EndpointConfig(ShownConfig):
     """`url` ends before `/chat/completions` ("http://127.0.0.1:8000/v1"). `key_env` names the variable
     that holds the key, "" where none is needed.
 
     With `logprobs` the probability of an answer is that of its tokens, and those of options are taken from
-    the `top_logprobs` most likely first tokens: an option that is not among them has none, and options that
+    the `top_logprobs` most likely first tokens: an option that is not among them gets 0, and options that
     begin alike cannot be told apart and get none at all. An endpoint that refuses these fields is asked
     without. `extra` fields go into every request as they are. A request is tried `attempts` times,
     `backoff` seconds after the first failure and twice as long after each, `longest_wait` at most; `timeout`
@@ -71,9 +82,9 @@ class EndpointConfig(ShownConfig):
         }
     )
 
-    url: str
+    url: Annotated[Url, BeforeValidator(_before_path)]
     model: str = Field(min_length=1)
-    key_env: str = ""
+    key_env: KeyName = ""
     max_tokens: int = Field(default=64, ge=1)
     temperature: float = Field(default=0.0, ge=0)
     token_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
@@ -89,20 +100,10 @@ class EndpointConfig(ShownConfig):
     give_up_after: int = Field(default=5, ge=1)
     local: bool | None = None
 
-    @field_validator("key_env")
-    @classmethod
-    def _a_name(cls, value: str) -> str:
-        return checked_key_name(value)
-
-    @field_validator("url")
-    @classmethod
-    def _plain_url(cls, value: str) -> str:
-        return checked_url(value.removesuffix("/").removesuffix("/chat/completions"))
-
     @property
     def is_local(self) -> bool:
         """Whether pictures stay on this machine or in a private network."""
-        return is_local(self.url) if self.local is None else self.local
+        return settled_local(self.url) if self.local is None else self.local
 
     def identity(self) -> str:
         """The same for requests that a model cannot tell apart."""
@@ -129,11 +130,7 @@ class EndpointPredictor:
     """
 
     def __init__(self, config: EndpointConfig, root: Path) -> None:
-        try:
-            import httpx
-        except ImportError as error:
-            raise MissingExtraError.naming("httpx", extra="synthesis") from error
-        self._httpx = httpx
+        self._httpx = import_httpx()
         self.config, self.images = config, Showing(root, config)
         self._key = read_key(
             config.key_env,
@@ -142,7 +139,6 @@ class EndpointPredictor:
             remedy=f"export {config.key_env}=... before the command",
         )
         self._asks_logprobs = config.logprobs
-        self._stopped = threading.Event()
 
     def __call__(
         self, conversations: Sequence[Conversation], *, progress: Progress
@@ -152,15 +148,10 @@ class EndpointPredictor:
         Raises:
             EndpointError, ImageError, PromptError: of the first row without an answer.
         """
-        answers: dict[int, Generation] = {}
-
-        def hear(number: int, answer: Generation | MedLoupeError) -> None:
-            if isinstance(answer, MedLoupeError):
-                raise answer
-            answers[number] = answer
-
-        self.answer_each(conversations, hear, progress=progress)
-        return [answers[number] for number in range(len(conversations))]
+        return all_told(
+            lambda hear: self.answer_each(conversations, hear, progress=progress),
+            len(conversations),
+        )
 
     def answer_each(
         self,
@@ -173,41 +164,49 @@ class EndpointPredictor:
         """Tell what becomes of each conversation that is not `done`, as the endpoint answers.
 
         Raises:
-            EndpointError: it will answer none: its key, model or account, or nobody is there.
+            EndpointError: it will answer none: its key, model or account, or nobody is there. What it
+                answered meanwhile is told first.
         """
         left = [number for number in range(len(conversations)) if number not in done]
-        told = len(conversations) - len(left)
-        streak = 0
-        self._stopped.clear()
+        tell = _Telling(hear, progress, len(conversations) - len(left), len(conversations))
+        sitting = _Sitting(self.config.give_up_after)
+        running: dict[Future[_Outcome], int] = {}
         with self._client() as client, ThreadPoolExecutor(self.config.concurrency) as pool:
             waiting = iter(left)
-            running: dict[Future[Generation | MedLoupeError], int] = {}
             try:
                 while True:
-                    for number in waiting:
-                        task = pool.submit(self._answer, client, conversations[number])
+                    room = _AHEAD * self.config.concurrency - len(running)
+                    for number in islice(waiting, 0 if sitting.ended.is_set() else room):
+                        task = pool.submit(self._ask, client, conversations[number], sitting)
                         running[task] = number
-                        if len(running) >= _AHEAD * self.config.concurrency:
-                            break
                     if not running:
-                        return
+                        break
                     finished, _ = wait(running, return_when=FIRST_COMPLETED)
                     for task in finished:
-                        number, answer = running.pop(task), task.result()
-                        silent = isinstance(answer, _SilentError)
-                        streak = streak + 1 if silent else 0
-                        if streak >= self.config.give_up_after:
-                            raise self._gone(answer)
-                        hear(number, answer)
-                        told += 1
-                        progress("answer", told, len(conversations))
+                        tell(running.pop(task), task.result())
             finally:
-                self._stopped.set()
-                for task in running:
-                    task.cancel()
+                sitting.ended.set()
+                for task, number in running.items():  # of who is interrupted here
+                    if not (task.cancel() or tell.failed or task.exception()):
+                        tell(number, task.result())
+        if sitting.reason is not None:
+            raise sitting.reason
 
-    def _gone(self, answer: Generation | MedLoupeError) -> EndpointError:
-        return EndpointError(
+    def _ask(self, client: httpx.Client, row: Conversation, sitting: _Sitting) -> _Outcome:
+        """What becomes of a row. What ends the sitting does so here, before this thread takes another."""
+        if sitting.ended.is_set():
+            return None
+        answer = self._answer(client, row, sitting)
+        reason = answer if isinstance(answer, _StopError) else None
+        if sitting.is_out_of_patience(answer):
+            reason = self._gone(answer)
+        if reason is None:
+            return answer
+        sitting.end(reason)
+        return None
+
+    def _gone(self, answer: _Outcome) -> _StopError:
+        return _StopError(
             f"{self.config.give_up_after} rows in a row got no answer; the last: {answer}",
             remedy="See that the endpoint runs, and go on with --resume",
             file=self.config.url,
@@ -217,38 +216,32 @@ class EndpointPredictor:
         headers = {"User-Agent": "medloupe"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
-        return self._httpx.Client(
+        client: httpx.Client = self._httpx.Client(
             headers=headers,
-            # what counts as local by its address must not go through a proxy
-            trust_env=not self.config.is_local,
-            verify=self._httpx.create_ssl_context(),
-            timeout=self._httpx.Timeout(
-                self.config.timeout, connect=min(30.0, self.config.timeout)
-            ),
+            **client_options(self._httpx, timeout=self.config.timeout, local=self.config.is_local),
         )
+        return client
 
-    def _answer(self, client: httpx.Client, row: Conversation) -> Generation | MedLoupeError:
-        """What becomes of a row; raises `EndpointError` where no row will be answered."""
-        begun = time.perf_counter()
+    def _answer(self, client: httpx.Client, row: Conversation, sitting: _Sitting) -> _Outcome:
+        """What becomes of a row, tried as often as allowed."""
         try:
             turns = self.images.turns(row)
         except MedLoupeError as error:
             return error.at(row=row.id)
         messages = _messages(turns, self.config.system)
-        failure = _Failure(scope="retry", reason="it was stopped before it was asked")
+        begun = time.perf_counter()
         attempt = 0
-        while attempt < self.config.attempts and not self._stopped.is_set():
+        while not sitting.ended.is_set():
             with_logprobs = self._asks_logprobs
             said = self._post(client, messages, with_logprobs=with_logprobs)
             if not isinstance(said, _Failure):
                 return self._generation(said, row, time.perf_counter() - begun)
-            failure = said
             if said.scope == "form":
                 # another thread may have found this out meanwhile: then ask again all the same
                 self._asks_logprobs = False
                 continue
             if said.scope == "stop":
-                raise EndpointError(
+                return _StopError(
                     said.reason,
                     remedy="Mend this, and go on with --resume",
                     file=self.config.url,
@@ -256,14 +249,16 @@ class EndpointPredictor:
             if said.scope == "row":
                 return EndpointError(said.reason, row=row.id)
             attempt += 1
-            if attempt < self.config.attempts:
-                self._pause(attempt, said.wait)
-        return _SilentError(f"no answer after {attempt} attempts: {failure.reason}", row=row.id)
+            if attempt == self.config.attempts:
+                reason = f"no answer after {attempt} attempts: {said.reason}"
+                return _SilentError(reason, row=row.id)
+            sitting.ended.wait(self._pause(attempt, said.wait))
+        return None
 
-    def _pause(self, attempt: int, asked: float | None) -> None:
-        """Wait as long as the endpoint asks for, else longer after every failure."""
+    def _pause(self, attempt: int, asked: float | None) -> float:
+        """Seconds: as many as the endpoint asks for, else more after every failure."""
         grown = self.config.backoff * 2.0 ** (attempt - 1) * random.uniform(0.75, 1.25)
-        self._stopped.wait(min(self.config.longest_wait, max(grown, asked or 0.0)))
+        return min(self.config.longest_wait, max(grown, asked or 0.0))
 
     def _post(
         self, client: httpx.Client, messages: list[dict[str, Any]], *, with_logprobs: bool
@@ -318,13 +313,13 @@ class EndpointPredictor:
         return _Failure(scope="row" if status in (400, 413, 422) else "stop", reason=reason)
 
     def _clean(self, text: str) -> str:
-        """The start of what an endpoint says; a key is cut out before anything cuts it in two."""
-        return (text.replace(self._key, "[key]") if self._key else text)[:_SHOWN]
+        """The start of what an endpoint says."""
+        return without_key(text, self._key)[:_SHOWN]
 
     def _generation(
         self, choice: Mapping[str, Any], row: Conversation, seconds: float
     ) -> Generation:
-        text = self._clean_whole(choice["message"].get("content") or "")
+        text = without_key(choice["message"].get("content") or "", self._key).strip()
         tokens = _tokens(choice)
         return Generation(
             text=text,
@@ -335,12 +330,57 @@ class EndpointPredictor:
             option_probs=first_token_shares(row.options, tokens[0].others) if tokens else (),
         )
 
-    def _clean_whole(self, text: str) -> str:
-        return (text.replace(self._key, "[key]") if self._key else text).strip()
-
 
 class _SilentError(EndpointError):
     """A row that was asked as often as allowed, without an answer."""
+
+
+class _StopError(EndpointError):
+    """What keeps every row from being answered."""
+
+
+_Outcome: TypeAlias = Generation | MedLoupeError | None
+"""Of a row; None where it was not asked to the end."""
+
+
+class _Sitting:
+    """What the threads of one call share: whether it has `ended`, and the `reason`, if there is one."""
+
+    def __init__(self, patience: int) -> None:
+        self.ended = threading.Event()
+        self.reason: EndpointError | None = None
+        self._patience, self._streak = patience, 0
+        self._lock = threading.Lock()
+
+    def is_out_of_patience(self, answer: _Outcome) -> bool:
+        """Whether with this one too many rows in a row got no answer."""
+        with self._lock:
+            self._streak = self._streak + 1 if isinstance(answer, _SilentError) else 0
+            return self._streak >= self._patience
+
+    def end(self, reason: EndpointError) -> None:
+        """Ask nobody any more."""
+        with self._lock:
+            self.reason = self.reason or reason
+            self.ended.set()
+
+
+class _Telling:
+    """Passes outcomes on and counts them; `failed` where who hears them did."""
+
+    def __init__(self, hear: Hear, progress: Progress, told: int, total: int) -> None:
+        self._hear, self._progress = hear, progress
+        self._told, self._total = told, total
+        self.failed = False
+
+    def __call__(self, number: int, answer: _Outcome) -> None:
+        if answer is None:
+            return
+        self.failed = True
+        self._hear(number, answer)
+        self.failed = False
+        self._told += 1
+        self._progress("answer", self._told, self._total)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,9 +25,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from medloupe.data.dataset import Progress
 from medloupe.errors import CheckpointError, MedLoupeError, PromptError
 from medloupe.evaluate.predictors.shown import Pixels, Showing, ShownConfig, Turn
-from medloupe.evaluate.resume import Hear
+from medloupe.generate.telling import all_told
 from medloupe.imaging.files import sha256_file
-from medloupe.types import Conversation, Generation
+from medloupe.types import Conversation, Generation, Hear
 
 
 class HFConfig(ShownConfig):
@@ -104,15 +104,10 @@ class HFPredictor:
         Raises:
             ImageError, PromptError: of the first row that cannot be asked.
         """
-        answers: dict[int, Generation] = {}
-
-        def hear(number: int, answer: Generation | MedLoupeError) -> None:
-            if isinstance(answer, MedLoupeError):
-                raise answer
-            answers[number] = answer
-
-        self.answer_each(conversations, hear, progress=progress)
-        return [answers[number] for number in range(len(conversations))]
+        return all_told(
+            lambda hear: self.answer_each(conversations, hear, progress=progress),
+            len(conversations),
+        )
 
     def answer_each(
         self,

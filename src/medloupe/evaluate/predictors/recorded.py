@@ -18,8 +18,8 @@ from pydantic import ValidationError
 
 from medloupe.data.dataset import Progress
 from medloupe.errors import DataError, MedLoupeError
-from medloupe.evaluate.resume import Hear
-from medloupe.types import Box, Conversation, Generation
+from medloupe.generate.telling import all_told
+from medloupe.types import Box, Conversation, Generation, Hear
 
 
 class RecordedPredictor:
@@ -58,15 +58,10 @@ class RecordedPredictor:
         Raises:
             DataError: of the first row without an answer, or with two.
         """
-        answers: dict[int, Generation] = {}
-
-        def hear(number: int, answer: Generation | MedLoupeError) -> None:
-            if isinstance(answer, MedLoupeError):
-                raise answer
-            answers[number] = answer
-
-        self.answer_each(conversations, hear, progress=progress)
-        return [answers[number] for number in range(len(conversations))]
+        return all_told(
+            lambda hear: self.answer_each(conversations, hear, progress=progress),
+            len(conversations),
+        )
 
     def answer_each(
         self,

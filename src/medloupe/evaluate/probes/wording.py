@@ -23,17 +23,12 @@ class _Place(NamedTuple):
     after: str
 
 
-def sentence_of(row: Conversation) -> str | None:
-    """The sentence that is asked, on one line; options listed below it are no part of it.
-
-    None where there is no text, where other lines follow, or where its script is not its language's.
-    """
-    place = _place(row)
-    return None if place is None else place.said
-
-
 def reword(row: Conversation, change: Callable[[str], str | None]) -> Conversation | None:
-    """The row with `change` of its sentence; None where there is none, or the change is None."""
+    """The row with `change` of its sentence, the line that is asked; options listed below it are no part.
+
+    None where there is no text, where other lines follow, where its script is not its language's, or
+    where the change is None.
+    """
     place = _place(row)
     said = None if place is None else change(place.said)
     if place is None or said is None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Literal
 
+from medloupe.endpoints import KeyName, Url
 from medloupe.synthesis.teachers.base import Answer, Finish, Teacher
 from medloupe.synthesis.teachers.http import HttpTeacher, HttpTeacherConfig, StreamError
 from medloupe.synthesis.types import ChatMessage
@@ -24,9 +25,9 @@ class AnthropicTeacherConfig(HttpTeacherConfig):
     the model must call, which every version of the API knows.
     """
 
-    base_url: str = "https://api.anthropic.com"
+    base_url: Url = "https://api.anthropic.com"
     model: str = "claude-3-opus-20240229"
-    key_env: str = "ANTHROPIC_API_KEY"
+    key_env: KeyName = "ANTHROPIC_API_KEY"
     structured: Literal["tool", "none"] = "tool"
 
     def open(self) -> Teacher:

@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import abc
 import asyncio
-import functools
 import json
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from medloupe.endpoints import (
     RETRIED,
+    KeyName,
+    Url,
     asked_wait,
-    checked_key_name,
-    checked_url,
-    is_local,
+    client_options,
+    import_httpx,
     read_key,
     says_no_credit,
+    settled_local,
+    without_key,
 )
-from medloupe.errors import MissingExtraError
 from medloupe.synthesis.teachers.base import Answer, Failure, Teacher, TeacherConfig
 from medloupe.synthesis.types import ChatMessage
 
@@ -52,22 +53,12 @@ class HttpTeacherConfig(TeacherConfig, abc.ABC):
         "local",
     }
 
-    base_url: str
+    base_url: Url
     model: str
-    key_env: str = ""
+    key_env: KeyName = ""
     stream: bool = False
     timeout: float = Field(default=300.0, gt=0)
     local: bool | None = None
-
-    @field_validator("key_env")
-    @classmethod
-    def _a_name(cls, value: str) -> str:
-        return checked_key_name(value)
-
-    @field_validator("base_url")
-    @classmethod
-    def _plain_url(cls, value: str) -> str:
-        return checked_url(value)
 
     @property
     def called(self) -> str:
@@ -75,7 +66,7 @@ class HttpTeacherConfig(TeacherConfig, abc.ABC):
 
     @property
     def is_local(self) -> bool:
-        return _is_local(self.base_url) if self.local is None else self.local
+        return settled_local(self.base_url) if self.local is None else self.local
 
     def key(self) -> str:
         """The key, "" where none is needed.
@@ -91,12 +82,6 @@ class HttpTeacherConfig(TeacherConfig, abc.ABC):
         )
 
 
-@functools.cache
-def _is_local(url: str) -> bool:
-    """`endpoints.is_local`, asked once: a run does not change its mind between two rows."""
-    return is_local(url)
-
-
 class StreamError(Exception):
     """What came back is not a whole answer; the text says why."""
 
@@ -107,21 +92,13 @@ class HttpTeacher(Teacher):
     """
 
     def __init__(self, config: HttpTeacherConfig, *, forms: tuple[str, ...]) -> None:
-        try:
-            import httpx
-        except ImportError as error:
-            raise MissingExtraError.naming("httpx", extra="synthesis") from error
-        self._httpx = httpx
+        self._httpx = httpx = import_httpx()
         self._key = config.key()
         self._config = config
         self._forms = forms
         self._client = httpx.AsyncClient(
             headers={"User-Agent": "medloupe", **self.headers(self._key)},
-            # The guard took it for local by its addresses: no proxy may stand between. Certificates of
-            # the environment count all the same.
-            trust_env=not config.is_local,
-            verify=httpx.create_ssl_context(),
-            timeout=httpx.Timeout(config.timeout, connect=min(30.0, config.timeout)),
+            **client_options(httpx, timeout=config.timeout, local=config.is_local),
             # How many may be open is the asker's business; here only idle ones are kept.
             limits=httpx.Limits(max_keepalive_connections=config.concurrency),
         )
@@ -192,7 +169,10 @@ class HttpTeacher(Teacher):
             answer = self.whole(json.loads(await response.aread()))
         else:
             raise StreamError(f"content type {kind!r} is neither JSON nor an event stream")
-        cleaned = {"text": self._clean(answer.text), "model": self._clean(answer.model)}
+        cleaned = {
+            "text": without_key(answer.text, self._key),
+            "model": without_key(answer.model, self._key),
+        }
         return answer.model_copy(update=cleaned)
 
     def _refusal(self, response: httpx.Response, body: bytes) -> Failure:
@@ -215,11 +195,8 @@ class HttpTeacher(Teacher):
         )
 
     def _shown(self, text: str) -> str:
-        """The start of a reason; a key is cut out before anything could cut it in two."""
-        return self._clean(text)[:_SHOWN]
-
-    def _clean(self, text: str) -> str:
-        return text.replace(self._key, "[key]") if self._key else text
+        """The start of a reason."""
+        return without_key(text, self._key)[:_SHOWN]
 
 
 class _FormRefusedFailure(Failure):

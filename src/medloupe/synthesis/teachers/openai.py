@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, JsonValue
 
+from medloupe.endpoints import Url
 from medloupe.synthesis.teachers.base import Answer, Finish, Teacher, estimate_tokens
 from medloupe.synthesis.teachers.http import HttpTeacher, HttpTeacherConfig, StreamError
 from medloupe.synthesis.types import ChatMessage
@@ -27,7 +28,7 @@ class OpenAITeacherConfig(HttpTeacherConfig):
     it is asked with `json_object`, then without. `extra` fields go into every request as they are.
     """
 
-    base_url: str = "http://127.0.0.1:8000/v1"
+    base_url: Url = "http://127.0.0.1:8000/v1"
     model: str = "meta-llama/Meta-Llama-3-70B-Instruct"
     structured: Structured = "json_schema"
     token_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
