@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from made_logs import BENCHMARK, made_log, made_row
 
+from medloupe.cli.tables import scores
 from medloupe.evaluate.card import (
     UNKNOWN,
     as_html,
@@ -18,7 +19,8 @@ from medloupe.evaluate.card import (
     training_stages,
     write_card,
 )
-from medloupe.types import Answer, EvalLog, EvalRow
+from medloupe.evaluate.metrics import stronger_blind
+from medloupe.types import Answer, EvalLog, EvalRow, Metric
 
 MANIFEST: dict[str, Any] = {
     "model": "mine | <b>",
@@ -214,6 +216,39 @@ def test_calibration_where_there_is_some() -> None:
     row = cells(section(as_markdown("t", card_sections(log)), "Calibration"), "brier.binary")
     assert row[1:5] == ["all closed", "12", "0", row[4]]
     assert row[4].startswith("0.010")
+
+
+def test_where_lower_is_better_the_lower_blind_answer_is_the_stronger() -> None:
+    """Squared distances: the model's 0.01, another image's 0.09, the most frequent answer's 0.25."""
+    benchmark = BENCHMARK.with_overrides(["scorers.closed=[brier.binary]"])
+    blind = {"swapped": (0.7, 0.3), "majority": (0.5, 0.5)}
+    others = {arm: Answer(text="yes", option_probs=probs) for arm, probs in blind.items()}
+    some = [made_row(n, "yes", option_probs=(0.9, 0.1), others=others) for n in range(12)]
+    log = made_log(some, benchmark)
+    text = as_markdown("t", card_sections(log))
+    row = cells(section(text, "Evaluation"), "presence")
+    assert row[6].startswith("0.090 ")
+    assert row[6].endswith("(the model shown another patient's image)")
+    assert [row[7].split()[0], row[8]] == ["-0.080", "yes"]
+    probe = cells(section(text, "Probes"), "the model shown another patient's image")
+    assert [probe[5].split()[0], probe[6]] == ["-0.080", "below 0"]
+    columns = scores(log).columns
+    assert [cell for cell in columns[3].cells if cell] == ["0.09", "0.09"]
+
+
+def test_the_stronger_of_two_blind_answers() -> None:
+    def metric(arm: str, value: float | None, *, lower: bool = False) -> Metric:
+        return Metric(name="s", arm=arm, estimate=value, n=1, lower_is_better=lower)
+
+    for lower, stronger in ((False, "majority"), (True, "swapped")):
+        arms = {"model": 0.9, "majority": 0.4, "swapped": 0.2, "blank": 0.0}
+        found = stronger_blind(metric(arm, value, lower=lower) for arm, value in arms.items())
+        assert found is not None
+        assert found.arm == stronger
+    unknown = stronger_blind([metric("majority", None), metric("swapped", 0.0)])
+    assert unknown is not None
+    assert unknown.arm == "swapped"
+    assert stronger_blind([metric("model", 1.0), metric("majority", None)]) is None
 
 
 def test_the_page_loads_nothing(log: EvalLog) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 
 import numpy as np
-from made_logs import answers, made_log
+from made_logs import answers, made_log, made_row
 from numpy.typing import NDArray
 
 from medloupe.errors import ImageError
 from medloupe.evaluate.paired import compare_logs
 from medloupe.evaluate.report.compare import render_comparison
-from medloupe.types import EvalLog, ImageRef
+from medloupe.types import Box, EvalLog, ImageRef
 
 
 def shown(ref: ImageRef) -> NDArray[np.uint8]:
@@ -52,3 +52,18 @@ def test_equal_runs_have_nothing_to_show() -> None:
     assert "again is better in 0 and one in 0" in page
     assert "<article" not in page
     assert "again differs from one in 0 places" in page
+
+
+def test_boxes_stand_for_answers_without_words() -> None:
+    box = Box(label="", x1=0, y1=0, x2=8, y2=8)
+    truths = {"answer_type": "box", "truth": "", "options": (), "truth_boxes": (box, box)}
+    logs = {
+        name: made_log([made_row(n, "", **truths, predicted_boxes=boxes) for n in range(1, 3)])
+        for name, boxes in (("one", (box,)), ("two", (box, box)), ("none", ()))
+    }
+    compared = [compare_logs(logs["one"], logs[name], names=("one", name)) for name in logs][1:]
+    page = render_comparison(logs, compared, shown)
+    assert page.count("<dd>2 boxes</dd>") == 4  # the truth of two questions in two comparisons
+    assert page.count("<dd>1 box (0.50)</dd>") == 4
+    assert page.count("<dd>2 boxes (1.00)</dd>") == 2
+    assert page.count("<dd>(nothing) (0.00)</dd>") == 2

@@ -273,7 +273,7 @@ def test_a_referring_expression_has_one_box() -> None:
     }
     empty = (0.0, "no box in the answer")
     assert judged["rec_iou"] == [
-        (0.5, ""), (pytest.approx(0.49), ""), (pytest.approx(0.49), "1 more boxes"), empty,
+        (0.5, ""), (pytest.approx(0.49), ""), (pytest.approx(0.49), "1 more box"), empty,
     ]  # fmt: skip
-    assert judged["rec_accuracy_0.5"] == [(1.0, ""), (0.0, ""), (0.0, "1 more boxes"), empty]
+    assert judged["rec_accuracy_0.5"] == [(1.0, ""), (0.0, ""), (0.0, "1 more box"), empty]
     assert Scorer.parse("rec_iou").judge(row(PAIR, (truth,)))[0] is None

@@ -39,6 +39,14 @@ ROWS = (
     row(
         "box", answer_type="box", task="rec", truth="", truth_boxes=(BOX,), prediction="", error="x"
     ),
+    row(
+        "volume",
+        answer_type="box",
+        task="rec",
+        truth="",
+        truth_boxes=(BOX.model_copy(update={"z1": 5.0, "z2": 7.0}),),
+        prediction="",
+    ),
     row("two", answer_type="open", images=(ImageRef(uri="a.png"), ImageRef(uri="b.png"))),
     row("bare", answer_type="open", images=(), truth="左肺", prediction="右肺"),
     row("off", options=("left", "right")),
@@ -79,18 +87,19 @@ def test_lmms_eval_reads_samples_line_by_line(log: EvalLog, tmp_path: Path) -> N
     assert samples.parent.name == "runs__first"
     assert samples.name.endswith("_samples_medloupe_a_set.jsonl")
     found = [json.loads(line) for line in samples.read_text(encoding="utf-8").splitlines()]
-    assert [one["doc_id"] for one in found] == [0, 1, 2, 3, 4, 5]
+    assert [one["doc_id"] for one in found] == [0, 1, 2, 3, 4, 5, 6]
     assert found[0]["score"] == found[0]["closed/closed_accuracy.strict"] == 1.0
     assert found[0]["filtered_resps"] == "Yes."
     assert found[1]["target"] == "None"
     assert found[2]["target"] == "[[1.0, 2.0, 30.5, 40.0]]"
+    assert found[3]["target"] == "[[1.0, 2.0, 30.5, 40.0, 5.0, 7.0]]"
     assert found[2]["score"] is None
     assert found[2]["error"] == "x"
     told = json.loads(results.read_text(encoding="utf-8"))
     assert told["results"]["medloupe_a_set"]["closed/closed_accuracy.strict,none"] == 0.5
     assert told["medloupe"]["metrics"][0]["low"] == 0.25
     assert len(told["medloupe"]["metrics"]) == 1
-    assert told["n-samples"]["medloupe_a_set"] == {"original": 6, "effective": 6}
+    assert told["n-samples"]["medloupe_a_set"] == {"original": 7, "effective": 7}
 
 
 def test_vlmevalkit_reads_tables(log: EvalLog, tmp_path: Path) -> None:
@@ -111,11 +120,13 @@ def test_vlmevalkit_reads_tables(log: EvalLog, tmp_path: Path) -> None:
     assert chosen[0]["prediction"] == "Yes."
     assert chosen[0]["question"] == 'Is there a "mass"?\nLook.'
     assert "image_path" not in chosen[0]
-    assert [one["id"] for one in asked] == ["open", "box", "two", "bare", "off"]
-    assert asked[2]["image_path"] == "['a.png', 'b.png']"
+    assert [one["id"] for one in asked] == ["open", "box", "volume", "two", "bare", "off"]
+    assert asked[1]["answer"] == "[[1.0, 2.0, 30.5, 40.0]]"
+    assert asked[2]["answer"] == "[[1.0, 2.0, 30.5, 40.0, 5.0, 7.0]]"
+    assert asked[3]["image_path"] == "['a.png', 'b.png']"
     assert asked[0]["answer"] == "None "
     assert said[0]["prediction"] == " "
-    assert said[3]["prediction"] == "右肺"
+    assert said[4]["prediction"] == "右肺"
 
 
 def test_pandas_reads_no_text_as_missing(log: EvalLog, tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ import pytest
 from sklearn.metrics import classification_report
 
 from medloupe.evaluate.benchmark import Benchmark
-from medloupe.evaluate.metrics import find_metric, score_rows, summarise
+from medloupe.evaluate.metrics import MODEL, find_metric, pool_of, score_rows, summarise
+from medloupe.evaluate.pools import Place
 from medloupe.evaluate.scorers.base import Scorer
-from medloupe.evaluate.scorers.labels import LabelScorer, affirmed
+from medloupe.evaluate.scorers.labels import AVERAGES, LabelScorer, affirmed
+from medloupe.evaluate.statistics import Clustered, Estimate, resampled_scores
 from medloupe.types import Answer, EvalRow
 
 CHEST = ("Cardiomegaly", "Pleural effusion", "ILD", "Nodule/Mass", "Edema")
@@ -185,3 +187,38 @@ def test_findings_become_metrics_with_intervals() -> None:
     against = find_metric(metrics, name=name, arm="difference", answer_type="open")
     assert against is not None
     assert against.estimate == pytest.approx(score(name, rows) - 2 / 3 / 5)
+
+
+@pytest.mark.parametrize("average", AVERAGES)
+def test_of_no_row_drawn_there_is_no_score(average: str) -> None:
+    """One patient is not drawn in (59 / 60)^60, 36 %, of the resamples: there is nothing to compare."""
+    found = scorer(f"label_f1_{average}.strict")
+    rows = [row("Edema, ILD", "ILD and edema", ("Edema", "ILD"), id=f"r{n}") for n in range(60)]
+    places: list[Place] = [(one.id, MODEL) for one in rows]
+    pool = pool_of(
+        found,
+        {place: found.judge(one)[0] for place, one in zip(places, rows, strict=True)},
+        dict(zip(places, rows, strict=True)),
+        resamples=500,
+        seed=3,
+    )
+    with np.errstate(all="raise"):
+        tested = pool.contrasted(places[:1], places[1:], [f"p{n:02d}" for n in range(60)])
+    assert tested.difference == Estimate(0, 0, 0)
+    assert tested.p == 1
+
+
+def test_a_resample_without_rows_is_nan_and_changes_no_other() -> None:
+    """Two patients, the second without a row: one of four draws is of nothing."""
+    collected = scorer("label_f1_samples.strict").collect(BY_HAND)
+    asked: list[np.ndarray] = []
+
+    def score(weights_RN: np.ndarray) -> np.ndarray:
+        asked.append(weights_RN)
+        return collected.score(weights_RN)
+
+    rows = Clustered(np.zeros(len(BY_HAND), dtype=np.intp), 2)
+    found = resampled_scores(score, rows, resamples=400, seed=1)
+    assert np.isnan(found).mean() == pytest.approx(1 / 4, abs=0.1)
+    assert found[~np.isnan(found)] == pytest.approx(1 / 2)
+    assert all(weights_RN.any(axis=1).all() for weights_RN in asked)

@@ -34,7 +34,7 @@ def row(truth: str = "", prediction: str = "", **fields: object) -> EvalRow:
 
 
 def value(name: str, scored: EvalRow) -> float | None:
-    return Scorer.parse(name).score(scored).value
+    return Scorer.parse(name).judge(scored)[0]
 
 
 def box(x1: float, y1: float, x2: float, y2: float, **fields: object) -> Box:
@@ -52,10 +52,14 @@ def test_every_scorer_is_named_and_survives_a_round_trip(name: str, small_wordne
     assert Scorer.parse(scorer.to_dict()) == scorer
     if name.startswith(MODELS):
         return
-    score = scorer.score(row("left lung", "left lung"))
-    assert (score.id, score.scorer, score.arm) == ("r1", name, "model")
-    assert score.value is None or 0 <= score.value <= 1
-    assert score.value is not None or score.reason
+    value, reason = scorer.judge(row("left lung", "left lung"))
+    assert value is None or 0 <= value <= 1
+    assert value is not None or reason
+
+
+@pytest.mark.parametrize("name", Scorer.table)
+def test_every_scorer_states_what_it_counts(name: str) -> None:
+    assert Scorer.parse(name).stated
 
 
 def test_an_unknown_scorer_is_answered_with_the_near_name() -> None:
@@ -126,14 +130,14 @@ def test_closed_accuracy(
 
 def test_wrong_for_a_reason_and_unscored_for_a_reason() -> None:
     strict = Scorer.parse("closed_accuracy.strict")
-    mute = strict.score(row("yes", "perhaps", options=YES_NO))
-    assert (mute.value, mute.reason) == (0.0, "no yes or no in the answer")
-    both = strict.score(row("left", "right and left", options=SIDES))
-    assert (both.value, both.reason) == (0.0, "more than one option is named: left, right")
-    outside = strict.score(row("upper", "upper", options=SIDES))
-    assert outside.value is None
-    assert "'upper' is none of the options left, right" in outside.reason
-    assert strict.score(row("", "yes", options=YES_NO)).value is None
+    mute = strict.judge(row("yes", "perhaps", options=YES_NO))
+    assert mute == (0.0, "no yes or no in the answer")
+    both = strict.judge(row("left", "right and left", options=SIDES))
+    assert both == (0.0, "more than one option is named: left, right")
+    value, reason = strict.judge(row("upper", "upper", options=SIDES))
+    assert value is None
+    assert "'upper' is none of the options left, right" in reason
+    assert strict.judge(row("", "yes", options=YES_NO))[0] is None
 
 
 def test_a_longer_option_hides_the_shorter_inside_it() -> None:
@@ -202,9 +206,9 @@ def test_a_hit_needs_more_than_half() -> None:
 
 def test_no_box_said_is_zero_and_no_true_box_is_unscored() -> None:
     scorer = Scorer.parse("box_iou")
-    silent = scorer.score(row(truth_boxes=(box(0, 0, 1, 1),)))
-    assert (silent.value, silent.reason) == (0.0, "no box in the answer")
-    assert scorer.score(row(predicted_boxes=(box(0, 0, 1, 1),))).value is None
+    silent = scorer.judge(row(truth_boxes=(box(0, 0, 1, 1),)))
+    assert silent == (0.0, "no box in the answer")
+    assert scorer.judge(row(predicted_boxes=(box(0, 0, 1, 1),)))[0] is None
 
 
 def test_the_assignment_is_the_best_of_all_permutations() -> None:

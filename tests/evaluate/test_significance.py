@@ -122,9 +122,10 @@ def test_what_could_be_seen_of_independent_rows_is_the_textbook_s() -> None:
     z = stats.norm.ppf(0.975) + stats.norm.ppf(0.8)
     assert visible(error) == pytest.approx(z * error, rel=1e-6)
     assert visible(0.0) is None
-    # ... and is found so often: the true difference is what the first 50 rows make visible
-    rng = np.random.default_rng(9)
-    samples = rng.normal(z / math.sqrt(50), 1, size=(2000, 50))
+    # ... and so often a difference is found that is as large as it says
+    drawn = visible(1 / math.sqrt(50))
+    assert drawn is not None
+    samples = np.random.default_rng(9).normal(drawn, 1, size=(2000, 50))
     share = np.mean(
         np.abs(samples.mean(axis=1)) / samples.std(axis=1, ddof=1) * math.sqrt(50) > 1.96
     )

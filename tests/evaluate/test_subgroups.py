@@ -8,6 +8,7 @@ from made_logs import BENCHMARK, made_log, made_row
 
 from medloupe.evaluate.metrics import MODEL, clusters_of, pools_of
 from medloupe.evaluate.pools import Means
+from medloupe.evaluate.significance import benjamini_hochberg, holm
 from medloupe.evaluate.statistics import Estimate
 from medloupe.evaluate.subgroups import (
     MOST_VALUES,
@@ -150,7 +151,11 @@ def test_a_group_against_the_rest() -> None:
     assert men.difference.estimate == pytest.approx(1 - 21 / 36)
     assert women.p is not None
     assert women.p < 0.01
-    assert women.holm == pytest.approx(min(3 * women.p, 1), rel=0.5)
+    found = subgroups(log)
+    assert [g.holm for g in found] == holm([g.p for g in found])
+    assert [g.q for g in found] == benjamini_hochberg([g.p for g in found])
+    assert men.p is not None
+    assert (men.holm, women.holm) == pytest.approx((3 * men.p, 2 * women.p))
     assert women.difference.high is not None
     assert women.difference.high < 0
     assert women.patients == 24

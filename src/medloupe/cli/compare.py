@@ -14,7 +14,7 @@ from medloupe.cli import console
 from medloupe.errors import ConfigError
 
 if TYPE_CHECKING:
-    from medloupe.evaluate.paired import Comparison, PairedLine
+    from medloupe.evaluate.paired import Comparison
     from medloupe.evaluate.report.pictures import ReadImage
     from medloupe.types import EvalLog
 
@@ -198,7 +198,9 @@ def _reader(root: Path) -> ReadImage:
 
 def _print(comparison: Comparison) -> None:
     """Scorer after scorer, narrow enough for 80 columns; the page has p, q and notes beside it."""
-    from medloupe.evaluate.report.compare import name_of, p_text
+    from medloupe.cli.tables import estimate_text
+    from medloupe.evaluate.report.compare import name_of
+    from medloupe.evaluate.report.numbers import p_text
 
     first, second = comparison.names
     table = Table(
@@ -222,7 +224,7 @@ def _print(comparison: Comparison) -> None:
                 f"{line.n:,}",
                 _number(line.first),
                 _number(line.second),
-                _gap(line),
+                estimate_text(line.difference, sign="+"),
                 p_text(line.holm),
                 _number(line.visible),
             )
@@ -239,9 +241,3 @@ def _print(comparison: Comparison) -> None:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
-
-
-def _gap(line: PairedLine) -> str:
-    estimate, low, high = line.difference
-    text = "-" if estimate is None else f"{estimate:+.2f}"
-    return text if low is None or high is None else f"{text} \\[{low:+.2f}, {high:+.2f}]"

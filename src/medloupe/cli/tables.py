@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from medloupe.evaluate.metrics import BLIND_ARMS, verdict
+from medloupe.evaluate.metrics import headline, stronger_blind, verdict
+from medloupe.evaluate.statistics import Estimate
 from medloupe.types import EvalLog, Metric
 
 
@@ -36,30 +35,11 @@ def scores(log: EvalLog) -> Table:
             metric.group or f"[bold]all {metric.answer_type}[/]",
             f"{metric.n:,}",
             _value(metric),
-            _value(_stronger(arms), interval=False),
+            _value(stronger_blind(arms.values()), interval=False),
             _value(difference, sign="+"),
             verdict(difference),
         )
     return table
-
-
-def _stronger(arms: Mapping[str, Metric]) -> Metric | None:
-    """The better of the two ways of not looking."""
-    found = [arms[name] for name in BLIND_ARMS if name in arms]
-    answered = [metric for metric in found if metric.estimate is not None]
-    return max(answered, key=lambda metric: metric.estimate or 0.0, default=None)
-
-
-def headline(log: EvalLog) -> list[Metric]:
-    """The model's metrics under the first scorer of each answer type, without strata."""
-    first: dict[str, str] = {}
-    for metric in log.metrics:
-        first.setdefault(metric.answer_type, metric.name)
-    return [
-        metric
-        for metric in log.metrics
-        if metric.arm == "model" and not metric.stratum and metric.name == first[metric.answer_type]
-    ]
 
 
 def _place(metric: Metric) -> tuple[str, str, str, str]:
@@ -67,9 +47,17 @@ def _place(metric: Metric) -> tuple[str, str, str, str]:
 
 
 def _value(metric: Metric | None, *, sign: str = "", interval: bool = True) -> str:
-    if metric is None or metric.estimate is None:
+    if metric is None:
         return "-"
-    text = f"{metric.estimate:{sign}.2f}"
-    if interval and metric.low is not None and metric.high is not None:
-        text += f" \\[{metric.low:{sign}.2f}, {metric.high:{sign}.2f}]"
-    return text
+    ends = (metric.low, metric.high) if interval else (None, None)
+    return estimate_text(Estimate(metric.estimate, *ends), sign=sign)
+
+
+def estimate_text(found: Estimate, *, sign: str = "") -> str:
+    """ "0.50 [0.25, 0.75]", as rich takes it; "-" where there is none."""
+    if found.estimate is None:
+        return "-"
+    text = f"{found.estimate:{sign}.2f}"
+    if found.low is None or found.high is None:
+        return text
+    return f"{text} \\[{found.low:{sign}.2f}, {found.high:{sign}.2f}]"

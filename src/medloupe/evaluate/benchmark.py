@@ -151,6 +151,10 @@ class Benchmark(Config):
             )
         return found
 
+    def primary(self) -> dict[str, Scorer]:
+        """The scorer that headlines each answer type."""
+        return {kind: scorers[0] for kind, scorers in self.scorers.items() if scorers}
+
     def version(self, rows_digest: str) -> str:
         """12 hex digits over the rows, the prompt, the decoding and the scorers."""
         return hashlib.sha256(f"{self.fingerprint()}:{rows_digest}".encode()).hexdigest()[:12]

@@ -23,9 +23,13 @@ from medloupe.evaluate.metrics import (
     MODEL,
     about_arm,
     find_metric,
+    headline,
+    stronger_blind,
+    task_of,
     verdict,
 )
-from medloupe.evaluate.probes.base import probe_class
+from medloupe.evaluate.probes.base import Expect, probe_class
+from medloupe.evaluate.report.numbers import p_text
 from medloupe.evaluate.statistics import Estimate
 from medloupe.evaluate.subgroups import Subgroup, dataset_name, subgroups, unrecorded
 from medloupe.html.markup import Html, join, tag
@@ -109,10 +113,10 @@ def card_sections(log: EvalLog, stages: Sequence[Mapping[str, Any]] = ()) -> lis
         ("Training data", _data(log)),
         ("Training", _training(log, stages)),
         ("Evaluation", _evaluation(log, benchmark)),
-        ("Probes", _probes(log, benchmark)),
+        ("Probes", _probes(log)),
         ("Subgroups", _subgroups(log, groups)),
         ("Calibration", _calibration(log)),
-        ("Limits", _limits(log, benchmark, groups)),
+        ("Limits", _limits(log, groups)),
         ("Provenance", _provenance(log)),
     ]
 
@@ -145,7 +149,7 @@ _INTRODUCTION = (
 
 
 def _use(log: EvalLog) -> list[Part]:
-    tasks = sorted({row.task or f"{row.answer_type} questions" for row in log.rows})
+    tasks = sorted({task_of(row) for row in log.rows})
     modalities = sorted({i.modality for row in log.rows for i in row.images if i.modality})
     return [
         "Research on vision-language models in medicine: to study answers to questions of the kinds below,"
@@ -291,13 +295,9 @@ def _evaluation(log: EvalLog, benchmark: Benchmark) -> list[Part]:
         )
     )
     rows = []
-    for metric in _headlines(log, benchmark):
-        blind = [
-            found
-            for arm in BLIND_ARMS
-            if (found := _like(log, metric, arm)) is not None and found.estimate is not None
-        ]
-        best = max(blind, key=lambda m: m.estimate or 0.0, default=None)
+    for metric in headline(log):
+        blind = (_like(log, metric, arm) for arm in BLIND_ARMS)
+        best = stronger_blind(found for found in blind if found is not None)
         gap = _like(log, metric, DIFFERENCE)
         rows.append(
             (
@@ -317,17 +317,6 @@ def _evaluation(log: EvalLog, benchmark: Benchmark) -> list[Part]:
     return [facts, Table(heads, tuple(rows)) if rows else f"Scores: {UNKNOWN}."]
 
 
-def _headlines(log: EvalLog, benchmark: Benchmark) -> list[Metric]:
-    first = {kind: scorers[0].name for kind, scorers in benchmark.scorers.items() if scorers}
-    return [
-        metric
-        for metric in log.metrics
-        if metric.arm == MODEL
-        and not metric.stratum
-        and metric.name == first.get(metric.answer_type)  # type: ignore[call-overload]
-    ]
-
-
 def _like(log: EvalLog, metric: Metric, arm: str) -> Metric | None:
     return find_metric(
         log.metrics,
@@ -339,10 +328,10 @@ def _like(log: EvalLog, metric: Metric, arm: str) -> Metric | None:
     )
 
 
-def _probes(log: EvalLog, benchmark: Benchmark) -> list[Part]:
+def _probes(log: EvalLog) -> list[Part]:
     """The paired differences of the scorers that headline, over all rows of each answer type."""
     rows = []
-    for metric in _headlines(log, benchmark):
+    for metric in headline(log):
         if metric.group:
             continue
         for other in log.metrics:
@@ -356,12 +345,19 @@ def _probes(log: EvalLog, benchmark: Benchmark) -> list[Part]:
                         f"{other.n:,}",
                         f"{other.clusters:,}",
                         _value(other, sign=True),
-                        {"worse": "above 0", "same": "0"}[probe_class(name).expect],
+                        _expected(other, probe_class(name).expect),
                     )
                 )
     heads = ("asked otherwise", "questions", "scorer", "n", "patients",
              "model minus itself asked otherwise", "if it looks and understands")  # fmt: skip
     return [Table(heads, tuple(rows)) if rows else f"Probes: {UNKNOWN}."]
+
+
+def _expected(minus: Metric, expect: Expect) -> str:
+    """The model minus itself under a probe, if it looks and understands."""
+    if expect == "same":
+        return "0"
+    return "below 0" if minus.lower_is_better else "above 0"
 
 
 def _subgroups(log: EvalLog, groups: Sequence[Subgroup]) -> list[Part]:
@@ -374,8 +370,8 @@ def _subgroups(log: EvalLog, groups: Sequence[Subgroup]) -> list[Part]:
             f"{group.unscored:,}",
             _estimate(group.score),
             _estimate(group.difference, sign=True),
-            _p(group.holm),
-            _p(group.q),
+            p_text(group.holm),
+            p_text(group.q),
             group.note or _visible(group.visible),
         )
         for group in groups
@@ -403,10 +399,10 @@ def _calibration(log: EvalLog) -> list[Part]:
     return [Table(heads, tuple(rows)) if rows else f"Calibration: {UNKNOWN}."]
 
 
-def _limits(log: EvalLog, benchmark: Benchmark, groups: Sequence[Subgroup]) -> list[Part]:
+def _limits(log: EvalLog, groups: Sequence[Subgroup]) -> list[Part]:
     """What the numbers above say against the model, and what they cannot say."""
     lines = []
-    for metric in _headlines(log, benchmark):
+    for metric in headline(log):
         if not metric.group:
             continue
         answer = verdict(_like(log, metric, DIFFERENCE))
@@ -420,7 +416,7 @@ def _limits(log: EvalLog, benchmark: Benchmark, groups: Sequence[Subgroup]) -> l
             lines.append(f"{metric.group}: not compared with an image-blind answerer.")
     lines += [
         f"{group.dimension} = {group.value}: {_estimate(group.difference, sign=True)} against the rest"
-        f" ({group.scorer}, p {_p(group.holm)} after correction)."
+        f" ({group.scorer}, p {p_text(group.holm)} after correction)."
         for group in groups
         if group.holm is not None and group.holm < 0.05
     ]
@@ -489,12 +485,6 @@ def _estimate(found: Estimate, *, sign: bool = False) -> str:
     if found.low is None or found.high is None:
         return text
     return f"{text} [{found.low:{form}}, {found.high:{form}}]"
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _visible(value: float | None) -> str:

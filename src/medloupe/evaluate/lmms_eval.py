@@ -6,7 +6,7 @@ lmms-eval finds the model by the entry point `lmms_eval.models` and talks to `lm
 this module holds what needs no lmms-eval. Decoding is greedy; a task that asks for sampling is refused.
 Pictures arrive decoded and are kept as PNG for the length of a run, by their content, so that the
 questions of an image share its prefix.
-Source: lmms-eval 0.7.2, "Model guide" and lmms_eval/models/registry_v2.py.
+Source: lmms-eval 0.7.2, "Model guide" and lmms_eval/models/registry_v2.py (tested with 0.7.3).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from medloupe.evaluate.pools import Means, Place, Pool, Sets, Totals
 from medloupe.evaluate.probes.base import probe_class
 from medloupe.evaluate.scorers.base import CorpusScorer, Scorer, SetScorer
 from medloupe.evaluate.statistics import Clustered, Estimate
-from medloupe.types import AnswerType, Arm, EvalRow, Metric, Score
+from medloupe.types import AnswerType, Arm, EvalLog, EvalRow, Metric, Score
 
 ANSWER_TYPES: tuple[AnswerType, ...] = ("closed", "box", "open")
 """In the order in which they are reported."""
@@ -131,6 +131,28 @@ def verdict(difference: Metric | None) -> Verdict:
 def task_of(row: EvalRow) -> str:
     """The kind of question; rows of a data set that names none stand together."""
     return row.task or f"{row.answer_type} questions"
+
+
+def headline(log: EvalLog) -> list[Metric]:
+    """The model's metrics under the first scorer of each answer type, without strata: that scorer's come
+    first (`Benchmark.primary`)."""
+    first: dict[str, str] = {}
+    for metric in log.metrics:
+        first.setdefault(metric.answer_type, metric.name)
+    return [
+        metric
+        for metric in log.metrics
+        if metric.arm == MODEL and not metric.stratum and metric.name == first[metric.answer_type]
+    ]
+
+
+def stronger_blind(metrics: Iterable[Metric]) -> Metric | None:
+    """Of metrics that differ in nothing but their arm, the better one that cannot know by looking; None
+    where none has a value."""
+    values = {metric.arm: metric for metric in metrics if metric.estimate is not None}
+    found = [values[arm] for arm in BLIND_ARMS if arm in values]
+    choose = min if any(metric.lower_is_better for metric in found) else max
+    return choose(found, key=lambda metric: metric.estimate or 0.0, default=None)
 
 
 def find_metric(

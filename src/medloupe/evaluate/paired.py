@@ -28,9 +28,9 @@ from medloupe.evaluate.metrics import (
 )
 from medloupe.evaluate.pools import Place, Pool
 from medloupe.evaluate.scorers.base import Scorer
-from medloupe.evaluate.significance import benjamini_hochberg, holm
+from medloupe.evaluate.significance import Corrected, corrected
 from medloupe.evaluate.statistics import NOTHING, Estimate
-from medloupe.evaluate.subgroups import dataset_name, groups_of
+from medloupe.evaluate.subgroups import dataset_name, groups_of, seed_of
 from medloupe.types import AnswerType, EvalLog, EvalRow, Score
 
 FIRST, SECOND = "first", "second"
@@ -40,11 +40,11 @@ FEW_PATIENTS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairedLine:
+class PairedLine(Corrected):
     """Two runs under one scorer, over the rows that both answered and that both have a score for.
 
-    `group` "" is all rows of the answer type. `difference` is the second minus the first; `p` is
-    two-sided, `holm` and `q` are corrected; `visible` is the smallest true difference that this many
+    `group` "" is all rows of the answer type. `difference` is the second minus the first;
+    `visible` is the smallest true difference that this many
     patients would show four times in five. `unscored` rows lack a score of one run or both.
     """
 
@@ -59,9 +59,6 @@ class PairedLine:
     first: float | None = None
     second: float | None = None
     difference: Estimate = NOTHING
-    p: float | None = None
-    holm: float | None = None
-    q: float | None = None
     visible: float | None = None
     lower_is_better: bool = False
     note: str = ""
@@ -132,7 +129,7 @@ def compare_logs(
     lines = table.lines()
     return Comparison(
         names=names,
-        lines=_corrected(lines),
+        lines=corrected(lines),
         subgroups=tuple(table.subgroups(dataset_name(first))),
         pairs=tuple(table.pairs()),
         left_out=left_out,
@@ -241,7 +238,7 @@ class _Table:
         self.matched, self.benchmark = matched, benchmark
         self.rows = [row for row, _ in matched]
         self.clusters = clusters_of(self.rows)
-        self.seed = int(first.manifest.get("evaluation_seed", 0))
+        self.seed = seed_of(first)
         self.pools = self._pools(
             first.scores if first.scores else score_rows(self.rows, benchmark),
             score_rows((row for _, row in matched), benchmark)
@@ -263,7 +260,7 @@ class _Table:
         for kind in ANSWER_TYPES:
             rows = [row for row in self.rows if row.answer_type == kind]
             if rows:
-                yield from _corrected(
+                yield from corrected(
                     replace(
                         self._line(
                             self.benchmark.scorers_of(kind)[0],
@@ -355,13 +352,3 @@ def _power(patients: int, p: float | None, visible: float | None) -> str:
     few = f"fewer than {FEWEST_PATIENTS} patients" if patients < FEWEST_PATIENTS else ""
     seen = "" if visible is None else f"differences below {visible:.2f} would mostly be missed"
     return "; ".join(part for part in (few, seen) if part)
-
-
-def _corrected(lines: Iterable[PairedLine]) -> tuple[PairedLine, ...]:
-    """The lines with p values corrected for all of them together."""
-    found = list(lines)
-    p_values = [line.p for line in found]
-    return tuple(
-        replace(line, holm=h, q=q)
-        for line, h, q in zip(found, holm(p_values), benjamini_hochberg(p_values), strict=True)
-    )

@@ -24,6 +24,8 @@ from medloupe.evaluate.statistics import (
     bootstrap_mean,
     bootstrap_set,
     bootstrap_total,
+    known,
+    mean,
     paired_difference,
     paired_total_difference,
     percentiles,
@@ -132,8 +134,8 @@ class Pool(ABC):
         self, own: Sequence[Place], other: Sequence[Place], clusters: Clustered
     ) -> float | None:
         gaps_R = self.resampled(own, clusters) - self.resampled(other, clusters)
-        known = gaps_R[~np.isnan(gaps_R)]
-        return float(known.std(ddof=1)) if 2 * len(known) >= len(gaps_R) else None
+        found = known(gaps_R)
+        return float(found.std(ddof=1)) if len(found) else None
 
     def _apart(
         self,
@@ -151,7 +153,7 @@ class Means(Pool):
     """Each row has a score of its own, and all count alike."""
 
     def point(self, places: Sequence[Place]) -> float:
-        return math.fsum(self._values(places)) / len(places)
+        return mean(np.array(self._values(places)))
 
     def estimate(self, places: Sequence[Place], clusters: Clusters) -> Estimate:
         return bootstrap_mean(
@@ -178,7 +180,7 @@ class Means(Pool):
         self, own: Sequence[Place], other: Sequence[Place], clusters: Clustered
     ) -> float | None:
         gaps = self._gaps(own, other)
-        centred = gaps - math.fsum(gaps.tolist()) / len(gaps)
+        centred = gaps - mean(gaps)
         shares = np.bincount(clusters.member, weights=centred, minlength=clusters.number)
         return significance.standard_error(shares / len(gaps))
 
@@ -191,7 +193,7 @@ class Means(Pool):
     ) -> float | None:
         """Each patient's share in the difference, with the mean of all rows as the common one."""
         values = np.array(self._values([*inside, *outside]))
-        centred = values - math.fsum(values.tolist()) / len(values)
+        centred = values - mean(values)
         centred[: len(inside)] /= len(inside)
         centred[len(inside) :] /= -len(outside)
         shares = np.bincount(clusters.member, weights=centred, minlength=clusters.number)

@@ -12,12 +12,14 @@ Shapes: C clusters, R resamples, P permutations.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medloupe.evaluate.statistics import Clustered
+from medloupe.evaluate.statistics import CHUNK, Clustered, known, mean
 
 FLIPS = 9_999
 """Permutations drawn where they are too many to be counted; the smallest p is then 1 / 10,000."""
@@ -28,7 +30,19 @@ VISIBLE = 1.959964 + 0.841621
 _GRAIN = 720_720 * 4096  # differences of fractions up to sixteenths are whole numbers of this grain
 _ENUMERATED = 14  # clusters whose 2^C signs are all tried
 _LATTICE = 100_000_000  # steps in which the distribution of whole sums is worked out
-_CHUNK = 2_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corrected:
+    """A line of a table of tests: p (two-sided), and what `holm` and `benjamini_hochberg` (q) make of it
+    among all lines; None where nothing was tested."""
+
+    p: float | None = None
+    holm: float | None = None
+    q: float | None = None
+
+
+Line = TypeVar("Line", bound=Corrected)
 
 
 def grains(values: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -67,7 +81,7 @@ def sign_flip(sums: NDArray[np.int64], *, seed: int) -> float:
 def random_signs(clusters: int, permutations: int, seed: int) -> Iterator[NDArray[np.float64]]:
     """-1 or +1, `[some, C]` at a time, P rows in all."""
     rng = np.random.default_rng(seed)
-    step = max(1, _CHUNK // clusters)
+    step = max(1, CHUNK // clusters)
     for start in range(0, permutations, step):
         shape = (min(step, permutations - start), clusters)
         yield (2 * rng.integers(0, 2, size=shape, dtype=np.int8) - 1).astype(np.float64)
@@ -95,18 +109,17 @@ def exchanged(
 
 def beyond_zero(resampled: NDArray[np.float64]) -> float | None:
     """Two-sided p from resamples of a difference: how often they fall on the other side of 0."""
-    known = resampled[~np.isnan(resampled)]
-    if 2 * len(known) < len(resampled) or not len(known):
+    found = known(resampled)
+    if not len(found):
         return None
-    tail = min(np.count_nonzero(known <= 0), np.count_nonzero(known >= 0))
-    return min(1.0, 2 * (1 + int(tail)) / (1 + len(known)))
+    tail = min(np.count_nonzero(found <= 0), np.count_nonzero(found >= 0))
+    return min(1.0, 2 * (1 + int(tail)) / (1 + len(found)))
 
 
 def standard_error(shares: NDArray[np.float64]) -> float:
     """Of a sum of `[C]` shares that patients have in a difference (cluster-robust, C / (C - 1))."""
     number = len(shares)
-    middle = math.fsum(shares.tolist()) / number
-    squares = math.fsum(((shares - middle) ** 2).tolist())
+    squares = math.fsum(((shares - mean(shares)) ** 2).tolist())
     return math.sqrt(squares * number / (number - 1))
 
 
@@ -136,6 +149,14 @@ def benjamini_hochberg(p_values: Sequence[float | None]) -> list[float | None]:
         smallest = min(smallest, p * len(order) / rank)
         found[index] = smallest
     return [found.get(index) for index in range(len(p_values))]
+
+
+def corrected(lines: Iterable[Line]) -> tuple[Line, ...]:
+    """The lines, their p values corrected for all of them together."""
+    found = list(lines)
+    p_values = [line.p for line in found]
+    both = zip(found, holm(p_values), benjamini_hochberg(p_values), strict=True)
+    return tuple(replace(line, holm=p, q=q) for line, p, q in both)
 
 
 def _ranked(p_values: Sequence[float | None]) -> list[tuple[float, int]]:

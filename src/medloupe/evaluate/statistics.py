@@ -24,7 +24,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 LEVEL = 0.95
-_CHUNK = 2_000_000  # numbers of a matrix held at once: 16 MB
+CHUNK = 2_000_000
+"""Numbers of a matrix held at once: 16 MB."""
+
 _KEPT_BYTES = 200_000_000  # of draws; the largest that is kept is a quarter of it
 _WHOLE = 53  # floats hold every whole number below 2^53
 
@@ -143,11 +145,8 @@ def paired_total_difference(
 def bootstrap_set(
     score: Weighted, clusters: Clusters, *, resamples: int = 2000, seed: int
 ) -> Estimate:
-    """The score of all rows together with its 95 % percentile interval over resampled clusters.
-
-    Resamples without a score (no positive row was drawn, ...) are left out; with fewer than half of them
-    left there is no interval.
-    """
+    """The score of all rows together with its 95 % percentile interval over resampled clusters; from
+    those resamples that are `known` (in others no positive row was drawn, ...)."""
     rows = Clustered.of(clusters)
     if not rows.number:
         return NOTHING
@@ -165,7 +164,16 @@ def resampled_scores(
 ) -> NDArray[np.float64]:
     """`[R]` scores of the rows of the drawn clusters, NaN where there is none."""
     weights = resampled_weights(clusters, resamples=resamples, seed=seed)
-    return np.concatenate([score(weights_RN) for weights_RN in weights])
+    return np.concatenate([_scored(score, weights_RN) for weights_RN in weights])
+
+
+def _scored(score: Weighted, weights_RN: NDArray[np.int64]) -> NDArray[np.float64]:
+    """NaN where no row is drawn. A score is asked of as many resamples still: of a matrix of another
+    shape, products may round otherwise."""
+    none_R = weights_RN.sum(axis=1) == 0
+    if not none_R.any():
+        return score(weights_RN)
+    return np.where(none_R, np.nan, score(np.where(none_R[:, None], 1, weights_RN)))
 
 
 def resampled_weights(
@@ -173,7 +181,7 @@ def resampled_weights(
 ) -> Iterator[NDArray[np.int64]]:
     """How often each row is drawn when clusters are, `[some, N]` at a time, R rows in all."""
     rows = Clustered.of(clusters)
-    step = max(1, _CHUNK // max(1, len(rows.member)))
+    step = max(1, CHUNK // max(1, len(rows.member)))
     for times in _times(rows.number, resamples, seed):
         for start in range(0, len(times), step):
             yield times[start : start + step, rows.member].astype(np.int64)
@@ -210,13 +218,18 @@ def resampled_totals(
 
 
 def percentiles(estimate: float, resampled: NDArray[np.float64]) -> Estimate:
-    """The interval between the outer quantiles of resamples; those that are NaN are left out, and with
-    fewer than half of them left there is none."""
-    known = resampled[~np.isnan(resampled)]
-    if 2 * len(known) < len(resampled) or not len(known):
+    """The interval between the outer quantiles of the resamples that are `known`."""
+    found = known(resampled)
+    if not len(found):
         return Estimate(estimate, None, None)
-    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(estimate, float(low), float(high))
+
+
+def known(resampled: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The resamples that are not NaN; none of them where they are fewer than half."""
+    found = resampled[~np.isnan(resampled)]
+    return found if 2 * len(found) >= len(resampled) else found[:0]
 
 
 def mean(values: NDArray[np.float64]) -> float:
@@ -321,6 +334,6 @@ def _times(clusters: int, resamples: int, seed: int) -> Iterator[NDArray[np.unsi
 def _draws(clusters: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
     """Cluster numbers drawn with replacement, `[some, C]` at a time, R rows in all."""
     rng = np.random.default_rng(seed)
-    step = max(1, _CHUNK // clusters)
+    step = max(1, CHUNK // clusters)
     for start in range(0, resamples, step):
         yield rng.integers(0, clusters, size=(min(step, resamples - start), clusters))

@@ -13,7 +13,7 @@ import re
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from medloupe.evaluate.metrics import (
     task_of,
 )
 from medloupe.evaluate.pools import Place, Pool, Tested
-from medloupe.evaluate.significance import benjamini_hochberg, holm
+from medloupe.evaluate.significance import Corrected, corrected
 from medloupe.evaluate.statistics import NOTHING, Clustered, Estimate
 from medloupe.types import EvalLog, EvalRow
 
@@ -58,11 +58,11 @@ _YEARS = {"": 1.0, "y": 1.0, "m": 1 / 12, "w": 7 / 365.25, "d": 1 / 365.25}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subgroup:
+class Subgroup(Corrected):
     """One group under one scorer, and its difference to all other rows of the answer type.
 
-    `p` is two-sided, `holm` and `q` corrected for all groups of the scorer; None where there are too few
-    patients on either side. `visible` is the smallest difference that would be seen four times in five.
+    p is corrected for all groups of the scorer, None where there are too few patients on either side.
+    `visible` is the smallest difference that would be seen four times in five.
     """
 
     dimension: str
@@ -74,9 +74,6 @@ class Subgroup:
     unscored: int
     score: Estimate
     difference: Estimate = NOTHING
-    p: float | None = None
-    holm: float | None = None
-    q: float | None = None
     visible: float | None = None
     note: str = ""
 
@@ -88,7 +85,7 @@ def subgroups(log: EvalLog, benchmark: Benchmark | None = None) -> tuple[Subgrou
         ConfigError: the manifest has no benchmark and none is given.
     """
     asked = benchmark or Benchmark.parse(log.manifest.get("benchmark"))
-    pools = pools_of(log.rows, log.scores, asked, _seed(log))
+    pools = pools_of(log.rows, log.scores, asked, seed_of(log))
     clusters = clusters_of(log.rows)
     found: list[Subgroup] = []
     for kind in ANSWER_TYPES:
@@ -149,23 +146,14 @@ def dimensions(dataset: str = "") -> dict[str, Callable[[EvalRow], str | None]]:
     }
 
 
-def corrected(groups: Iterable[Subgroup]) -> list[Subgroup]:
-    """The groups, their p values corrected for all of them together."""
-    lines = list(groups)
-    p_values = [line.p for line in lines]
-    return [
-        replace(line, holm=h, q=q)
-        for line, h, q in zip(lines, holm(p_values), benjamini_hochberg(p_values), strict=True)
-    ]
-
-
 def dataset_name(log: EvalLog) -> str:
     """The name on the data set's card, "" where the manifest has none."""
     card = log.manifest.get("dataset")
     return str(card.get("name", "")) if isinstance(card, dict) else ""
 
 
-def _seed(log: EvalLog) -> int:
+def seed_of(log: EvalLog) -> int:
+    """What an evaluation's resamples were drawn with, 0 where the manifest does not say."""
     seed = log.manifest.get("evaluation_seed", 0)
     return seed if isinstance(seed, int) else 0
 

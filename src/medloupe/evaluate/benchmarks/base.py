@@ -79,16 +79,16 @@ LOCALISATION: Final = tuple(
 )
 
 
-def labelled(labels: Sequence[str] = (), negative: str = "") -> tuple[dict[str, Any], ...]:
-    """LiteGPT's classification reports (Tables 8 to 13), strict micro-F1 first. `labels` () are the
-    options of each row; `negative` adds "Finding" beside it (Table 1)."""
+def labelled(labels: Sequence[str], negative: str) -> tuple[dict[str, Any], ...]:
+    """LiteGPT's classification reports (Tables 8 to 13), strict micro-F1 first; `negative` adds "Finding"
+    beside it (Table 1)."""
     return (
         *_label_scorers(("micro", "macro"), "strict", labels, negative),
         *_label_scorers(AVERAGES, "litegpt", labels, negative),
     )
 
 
-def strictly_labelled(negative: str = "") -> tuple[dict[str, Any], ...]:
+def strictly_labelled(negative: str) -> tuple[dict[str, Any], ...]:
     """The options of each row as labels, strict; beside `grounded` in one benchmark, where a scorer has
     one config."""
     return _label_scorers(("micro", "macro"), "strict", (), negative)
@@ -115,9 +115,9 @@ def grounded(labels: Sequence[str]) -> tuple[str | dict[str, Any], ...]:
 class NamedBenchmark(Config):
     """A frozen benchmark. `release` is raised with every change of `data` or `benchmark`.
 
-    `source` is the place in the paper, `get` how to come by the data, `prepare` is `--root`'s meaning.
-    `published` are the questions of the whole published part, None where nobody prints them. `note` says
-    what a reader of the score must know.
+    `source` is the place in the paper, `get` how to come by the data. `published` are the questions of the
+    whole published part, None where nobody prints them; it is shown, and nothing is held against it. `note`
+    says what a reader of the score must know.
     """
 
     release: int = Field(default=1, ge=1)

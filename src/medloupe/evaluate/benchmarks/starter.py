@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from medloupe.data.datasets.starter import StarterConfig
+from medloupe.data.datasets.starter import StarterConfig, bright_slices
 from medloupe.data.datasets.starter.lesions import KINDS
 from medloupe.evaluate.benchmark import Stratum
 from medloupe.evaluate.benchmarks.base import (
@@ -27,14 +27,7 @@ STARTER: Final = (
     NamedBenchmark(
         title="Starter, seven kinds of closed questions",
         # the quickstart's data, so that its model and this benchmark need one folder
-        data=StarterConfig(
-            patients=320,
-            series_per_patient=0,
-            volumes_per_patient=0,
-            conspicuity=1.0,
-            lesion_width=(0.04, 0.12),
-            languages=("en",),
-        ),
+        data=bright_slices(320),
         benchmark=scored(
             "starter",
             {"closed": STRICT_AND_LLAVA_MED["closed"]},
@@ -65,14 +58,7 @@ STARTER: Final = (
     ),
     NamedBenchmark(
         title="Starter, findings with their boxes",
-        data=StarterConfig(
-            patients=120,
-            series_per_patient=0,
-            volumes_per_patient=0,
-            conspicuity=1.0,
-            lesion_width=(0.04, 0.12),
-            languages=("en",),
-        ),
+        data=bright_slices(120),
         benchmark=scored(
             "starter_findings",
             {
@@ -90,16 +76,7 @@ STARTER: Final = (
     ),
     NamedBenchmark(
         title="Starter, made in seconds",
-        data=StarterConfig(
-            patients=20,
-            slices_per_patient=3,
-            series_per_patient=0,
-            volumes_per_patient=0,
-            size=64,
-            conspicuity=1.0,
-            lesion_width=(0.04, 0.12),
-            languages=("en",),
-        ),
+        data=bright_slices(20, slices_per_patient=3, size=64),
         benchmark=scored("starter_tiny", STRICT_AND_LLAVA_MED, max_new_tokens=8),
         source="not in the papers",
         licence=_LICENCE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from medloupe.data.datasets.chili_joint import ChiliJointConfig
@@ -17,11 +18,44 @@ from medloupe.evaluate.benchmarks.base import (
     by,
     scored,
 )
+from medloupe.types import Language
 
 LLAMA3_MED: Final = "Llama3-Med, section 3 and Table 3"
 MEDM_VL: Final = "MedM-VL, section 3.1 and Table 2"
 # Long enough for an answer in sentences, which LLaVA-Med's recall rewards; the papers print no limit.
 TOKENS: Final = 128
+BLIND: Final = "not in the papers: what the questions give away by themselves"
+LANGUAGES: Final[Mapping[Language, str]] = {"en": "English", "zh": "Chinese"}
+SLAKE_TEST: Final[Mapping[Language, int]] = {"en": 1061, "zh": 1033}
+"""Questions of the published test split."""
+
+
+def _slake(
+    language: Language, source: str, *, is_text_only: bool = False, note: str = ""
+) -> NamedBenchmark:
+    """One language of SLAKE; `is_text_only` asks its questions without their images."""
+    url = "https://www.med-vqa.com/slake"
+    title = f"SLAKE, {LANGUAGES[language]}"
+    return NamedBenchmark(
+        title=f"{title}, the questions without their images" if is_text_only else title,
+        data=SlakeConfig(
+            languages=(language,),
+            split="official",
+            missing_images="text_only" if is_text_only else "refuse",
+        ),
+        benchmark=scored(
+            f"slake_text_{language}" if is_text_only else f"slake_{language}",
+            VQA_MEDM_VL,
+            max_new_tokens=TOKENS,
+            strata=() if is_text_only else by("modality", "location"),
+        ),
+        source=source,
+        licence="CC-BY-4.0",
+        get=f"the JSON files of {url}" if is_text_only else url,
+        published=SLAKE_TEST[language],
+        note=note,
+    )
+
 
 VQA: Final = (
     NamedBenchmark(
@@ -53,48 +87,15 @@ VQA: Final = (
         published=451,
         note="Nearly every test image is a training image too; every score says so.",
     ),
-    NamedBenchmark(
-        title="SLAKE, English",
-        data=SlakeConfig(languages=("en",), split="official"),
-        benchmark=scored(
-            "slake_en", VQA_MEDM_VL, max_new_tokens=TOKENS, strata=by("modality", "location")
-        ),
-        source=f"{LLAMA3_MED}; {MEDM_VL}",
-        licence="CC-BY-4.0",
-        get="https://www.med-vqa.com/slake",
-        published=1061,
-    ),
-    NamedBenchmark(
-        title="SLAKE, Chinese",
-        data=SlakeConfig(languages=("zh",), split="official"),
-        benchmark=scored(
-            "slake_zh", VQA_MEDM_VL, max_new_tokens=TOKENS, strata=by("modality", "location")
-        ),
-        source="SLAKE; no paper of the four prints its Chinese half",
-        licence="CC-BY-4.0",
-        get="https://www.med-vqa.com/slake",
-        published=1033,
+    _slake("en", f"{LLAMA3_MED}; {MEDM_VL}"),
+    _slake(
+        "zh",
+        "SLAKE; no paper of the four prints its Chinese half",
         note="298 images stand in other parts in Chinese than in English: do not train on the one "
         "language and score the other.",
     ),
-    NamedBenchmark(
-        title="SLAKE, English, the questions without their images",
-        data=SlakeConfig(languages=("en",), split="official", missing_images="text_only"),
-        benchmark=scored("slake_text_en", VQA_MEDM_VL, max_new_tokens=TOKENS),
-        source="not in the papers: what the questions give away by themselves",
-        licence="CC-BY-4.0",
-        get="the JSON files of https://www.med-vqa.com/slake",
-        published=1061,
-    ),
-    NamedBenchmark(
-        title="SLAKE, Chinese, the questions without their images",
-        data=SlakeConfig(languages=("zh",), split="official", missing_images="text_only"),
-        benchmark=scored("slake_text_zh", VQA_MEDM_VL, max_new_tokens=TOKENS),
-        source="not in the papers: what the questions give away by themselves",
-        licence="CC-BY-4.0",
-        get="the JSON files of https://www.med-vqa.com/slake",
-        published=1033,
-    ),
+    _slake("en", BLIND, is_text_only=True),
+    _slake("zh", BLIND, is_text_only=True),
     NamedBenchmark(
         title="PathVQA",
         data=PathVqaConfig(),

@@ -19,19 +19,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from medloupe.config import Config
 from medloupe.data.store import write_lines
 from medloupe.errors import DataError
 from medloupe.evaluate.benchmark import Benchmark
+from medloupe.evaluate.export.boxes import corners, said
 from medloupe.evaluate.metrics import MODEL
 from medloupe.types import EvalLog, EvalRow, Metric
 
 _UNSAFE_MODEL = re.compile(r"[\"<>:/\|\\?\*\[\]]+")
 _UNSAFE_TASK = re.compile(r"\W")
-
-
-class _Kept(Config):
-    benchmark: Benchmark
 
 
 def write_lmms_eval(log: EvalLog, out: Path, model: str) -> list[Path]:
@@ -40,11 +36,11 @@ def write_lmms_eval(log: EvalLog, out: Path, model: str) -> list[Path]:
     Raises:
         DataError: the log does not hold the benchmark it was made with.
     """
-    asked = benchmark_of(log)
+    asked = _benchmark_of(log)
     date = datetime.now(UTC).strftime("%Y%m%d_%H%M%S")
-    folder = out / safe_model(model)
+    folder = out / _safe_model(model)
     folder.mkdir(parents=True, exist_ok=True)
-    task = task_name(log)
+    task = _task_name(log)
     samples = list(_samples(log, asked))
     results_file = folder / f"{date}_results.json"
     samples_file = folder / f"{date}_samples_{task}.jsonl"
@@ -54,17 +50,17 @@ def write_lmms_eval(log: EvalLog, out: Path, model: str) -> list[Path]:
     return [results_file, samples_file]
 
 
-def safe_model(name: str) -> str:
+def _safe_model(name: str) -> str:
     """A model's name as lmms-eval makes a folder of it: the last two parts of a path, joined by "__"."""
     return _UNSAFE_MODEL.sub("__", "/".join(name.split("/")[-2:]))
 
 
-def task_name(log: EvalLog) -> str:
+def _task_name(log: EvalLog) -> str:
     """One task for all rows."""
     return "medloupe_" + _UNSAFE_TASK.sub("_", log.benchmark)
 
 
-def benchmark_of(log: EvalLog) -> Benchmark:
+def _benchmark_of(log: EvalLog) -> Benchmark:
     """The benchmark that a log keeps.
 
     Raises:
@@ -76,7 +72,7 @@ def benchmark_of(log: EvalLog) -> Benchmark:
             remedy="Export a log that medloupe evaluate wrote",
             field="manifest.benchmark",
         )
-    return _Kept.parse({"benchmark": log.manifest["benchmark"]}).benchmark
+    return Benchmark.parse(log.manifest.get("benchmark"))
 
 
 def _samples(log: EvalLog, asked: Benchmark) -> Iterable[dict[str, Any]]:
@@ -94,8 +90,8 @@ def _sample(
     first = asked.scorers_of(row.answer_type)[0].name
     sample: dict[str, Any] = {
         "doc_id": number,
-        "target": _said(row.truth, row.truth_boxes),
-        "filtered_resps": _said(row.prediction, row.predicted_boxes),
+        "target": said(row.truth, row.truth_boxes),
+        "filtered_resps": said(row.prediction, row.predicted_boxes),
         "token_counts": [None],
         "doc_hash": _hash(json.dumps(row.to_dict(), sort_keys=True, ensure_ascii=False)),
         "score": values.get(first),
@@ -106,8 +102,8 @@ def _sample(
             "task": row.task,
             "images": [image.uri for image in row.images],
             "options": list(row.options),
-            "truth_boxes": [_corners(box) for box in row.truth_boxes],
-            "predicted_boxes": [_corners(box) for box in row.predicted_boxes],
+            "truth_boxes": [corners(box) for box in row.truth_boxes],
+            "predicted_boxes": [corners(box) for box in row.predicted_boxes],
         },
     }
     if row.error:
@@ -118,7 +114,7 @@ def _sample(
 def _results(
     log: EvalLog, asked: Benchmark, samples: list[dict[str, Any]], model: str, date: str
 ) -> dict[str, Any]:
-    task = task_name(log)
+    task = _task_name(log)
     overall = [m for m in log.metrics if m.arm == MODEL and not m.group and not m.stratum]
     scores: dict[str, Any] = {"alias": log.benchmark}
     for metric in overall:
@@ -148,7 +144,7 @@ def _results(
         },
         "model_source": "medloupe",
         "model_name": model,
-        "model_name_sanitized": safe_model(model),
+        "model_name_sanitized": _safe_model(model),
         "medloupe": {"version": log.version, "metrics": [_interval(metric) for metric in overall]},
     }
 
@@ -156,17 +152,6 @@ def _results(
 def _interval(metric: Metric) -> dict[str, Any]:
     kept = ("name", "answer_type", "estimate", "low", "high", "n", "clusters", "unscored", "note")
     return {name: value for name, value in metric.to_dict().items() if name in kept}
-
-
-def _said(text: str, boxes: Iterable[Any]) -> str:
-    """The text; boxes alone as JSON corners in original pixels."""
-    corners = [_corners(box) for box in boxes]
-    return text if text.strip() or not corners else json.dumps(corners)
-
-
-def _corners(box: Any) -> list[float]:
-    flat = [box.x1, box.y1, box.x2, box.y2]
-    return flat if box.z1 is None else [*flat, box.z1, box.z2]
 
 
 def _hash(text: str) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,9 +20,10 @@ from string import ascii_uppercase
 from typing import Final
 
 from medloupe.data.store import write_lines
+from medloupe.evaluate.export.boxes import said
 from medloupe.evaluate.scorers.closed import named_options
 from medloupe.evaluate.scorers.words import strict_words
-from medloupe.types import Box, EvalLog, EvalRow
+from medloupe.types import EvalLog, EvalRow
 
 # What pandas.read_csv takes for a missing value.
 MISSING: Final = frozenset(
@@ -63,9 +63,9 @@ def _write(rows: Sequence[EvalRow], name: str, out: Path, model: str) -> list[Pa
     columns = ["index", "image_path", "question"]
     columns += [*(letters if is_choice else ()), "answer", "category", "l2-category", "split", "id"]
     table = [_asked(number, row, letters if is_choice else "") for number, row in enumerate(rows)]
-    said = [
+    answered = [
         {key: value for key, value in record.items() if key != "image_path"}
-        | {"prediction": _kept(_answer(row.prediction, row.predicted_boxes))}
+        | {"prediction": _kept(said(row.prediction, row.predicted_boxes))}
         for record, row in zip(table, rows, strict=True)
     ]
     data = out / "LMUData" / f"{name}.tsv"
@@ -73,7 +73,7 @@ def _write(rows: Sequence[EvalRow], name: str, out: Path, model: str) -> list[Pa
     shown = [column for column in columns if column != "image_path"]
     for path, header, records in (
         (data, columns, table),
-        (predictions, [*shown, "prediction"], said),
+        (predictions, [*shown, "prediction"], answered),
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_lines(path, [_tsv(header, records)])
@@ -82,7 +82,7 @@ def _write(rows: Sequence[EvalRow], name: str, out: Path, model: str) -> list[Pa
 
 def _asked(number: int, row: EvalRow, letters: str) -> dict[str, str]:
     options = {letter: _kept(option) for letter, option in zip(letters, row.options, strict=False)}
-    answer = letter_of(row) if letters else _answer(row.truth, row.truth_boxes)
+    answer = _letter_of(row) if letters else said(row.truth, row.truth_boxes)
     return {
         "index": str(number),
         "image_path": _paths([image.uri for image in row.images]),
@@ -96,7 +96,7 @@ def _asked(number: int, row: EvalRow, letters: str) -> dict[str, str]:
     }
 
 
-def letter_of(row: EvalRow) -> str:
+def _letter_of(row: EvalRow) -> str:
     """The letter of the option that is the truth."""
     place = _place(row)
     assert place is not None, "a row of multiple choice has its truth among the options"
@@ -119,13 +119,6 @@ def _place(row: EvalRow) -> int | None:
 def _paths(uris: Sequence[str]) -> str:
     """One path as it is, several as the list that VLMEvalKit evaluates."""
     return uris[0] if len(uris) == 1 else repr(list(uris)) if uris else ""
-
-
-def _answer(text: str, boxes: Sequence[Box]) -> str:
-    """The text; boxes alone as JSON corners in original pixels."""
-    if text.strip() or not boxes:
-        return text
-    return json.dumps([[box.x1, box.y1, box.x2, box.y2] for box in boxes])
 
 
 def _kept(text: str) -> str:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medloupe.evaluate.log import noted
-from medloupe.evaluate.metrics import find_metric
+from medloupe.evaluate.metrics import headline
 from medloupe.evaluate.paired import Comparison, Pair, PairedLine, differences
 from medloupe.evaluate.report import charts
-from medloupe.evaluate.report.numbers import count_of, interval, minus_signs, number
-from medloupe.evaluate.report.pictures import Gallery, ReadImage
+from medloupe.evaluate.report.numbers import (
+    count_of,
+    interval,
+    minus_signs,
+    number,
+    p_text,
+    scores_table,
+)
+from medloupe.evaluate.report.pictures import PIXELS, Gallery, ReadImage
+from medloupe.evaluate.report.samples import said
 from medloupe.html.markup import Html, join, tag
 from medloupe.html.page import asset, document, write_page
-from medloupe.types import Box, EvalLog, EvalRow, Metric
+from medloupe.types import Box, EvalLog, Metric
 
 _STYLE = """
 .scores td, .scores th { vertical-align: top; }
@@ -36,10 +44,9 @@ def write_comparison(
     images: ReadImage,
     *,
     samples: int = 40,
-    pixels: int = 448,
 ) -> None:
     """Write the page, whole or not at all; see `render_comparison`."""
-    page = render_comparison(logs, comparisons, images, samples=samples, pixels=pixels)
+    page = render_comparison(logs, comparisons, images, samples=samples)
     write_page(path, page)
 
 
@@ -49,14 +56,13 @@ def render_comparison(
     images: ReadImage,
     *,
     samples: int = 40,
-    pixels: int = 448,
 ) -> str:
     """Runs by name, and the comparison of each but the first with the first.
 
     At most `samples` disagreements of each comparison are shown; an image that `images` cannot read is
     named in its place.
     """
-    gallery = Gallery(images, pixels)
+    gallery = Gallery(images, PIXELS)
     sections = [
         part for comparison in comparisons for part in _sections(comparison, gallery, samples)
     ]
@@ -79,13 +85,6 @@ def render_comparison(
     return document(title, gallery.store(), body, style=style)
 
 
-def p_text(p: float | None) -> str:
-    """ "0.031", "< 0.001", "–"."""
-    if p is None:
-        return "–"
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
 def name_of(line: PairedLine) -> str:
     """What questions a line is about."""
     return line.group or f"all {line.answer_type}"
@@ -95,29 +94,16 @@ def _runs(logs: Mapping[str, EvalLog]) -> Html:
     """Each run by itself: what it is, and the scorer that headlines each answer type."""
     rows = []
     for name, log in logs.items():
-        primary = _headline(log)
+        primary = [metric for metric in headline(log) if not metric.group]
         facts = [str(log.manifest.get(key, "not recorded")) for key in ("model", "date")]
         scores = join(
-            *(
-                tag("div", tag("small", f"{kind}: {m.name} "), *number(m))
-                for kind, m in primary.items()
-            )
+            *(tag("div", tag("small", f"{m.answer_type}: {m.name} "), *number(m)) for m in primary)
         )
         notes = ", ".join(f"{count:,} {kind}" for kind, count in noted(log).items())
         cells = (*facts, log.version, f"{len(log.rows):,}", scores, notes or "–")
         rows.append(tag("tr", tag("th", name, scope="row"), *(tag("td", cell) for cell in cells)))
     names = ("run", "model", "date", "version", "questions", "scores", "to know")
-    return tag("section", tag("h2", "The runs"), _table(names, rows), id="runs")
-
-
-def _headline(log: EvalLog) -> dict[str, Metric]:
-    first: dict[str, str] = {}
-    for metric in log.metrics:
-        first.setdefault(metric.answer_type, metric.name)
-    found = {
-        kind: find_metric(log.metrics, name=name, answer_type=kind) for kind, name in first.items()
-    }
-    return {kind: metric for kind, metric in found.items() if metric is not None}
+    return tag("section", tag("h2", "The runs"), scores_table(names, rows), id="runs")
 
 
 def _sections(comparison: Comparison, gallery: Gallery, samples: int) -> list[Html]:
@@ -162,7 +148,7 @@ def _lines(lines: Sequence[PairedLine], names: tuple[str, str]) -> Html:
     rows = [_row(line, metric, reach) for line, metric in zip(lines, metrics, strict=True)]
     heads = ["questions", "scorer", "n", "patients", "unscored", *names]
     heads += [f"{names[1]} − {names[0]}", "95 % interval", "p", "p, Holm", "q", "visible", "note"]
-    return _table(heads, rows)
+    return scores_table(heads, rows)
 
 
 def _row(line: PairedLine, metric: Metric, reach: float) -> Html:
@@ -195,11 +181,6 @@ def _metric(line: PairedLine) -> Metric:
 
 def _score(value: float | None) -> str:
     return "–" if value is None else minus_signs(f"{value:.2f}")
-
-
-def _table(heads: Iterable[str], rows: Iterable[Html]) -> Html:
-    head = tag("thead", tag("tr", *(tag("th", name) for name in heads)))
-    return tag("div", tag("table", head, tag("tbody", *rows), class_="scores"), class_="scroll")
 
 
 def _disagreements(comparison: Comparison, gallery: Gallery, samples: int) -> Html:
@@ -242,17 +223,16 @@ def _card(pair: Pair, names: tuple[str, str], gallery: Gallery) -> Html:
         tag("figure", gallery.picture(ref, _boxes(pair, index), f"image {index + 1} of {first.id}"))
         for index, ref in enumerate(first.images)
     ]
-    said = [
-        _said(name, f"{_answer(row)} ({_score(value)})", kind)
+    answers = [
+        _run(name, f"{said(row.prediction, row.predicted_boxes)} ({_score(value)})", kind)
         for name, row, value, kind in zip(
             names, (first, second), values, ("predicted", "rival"), strict=True
         )
     ]
-    truth = first.truth.strip() or count_of(len(first.truth_boxes), "box")
     body = tag(
         "div",
         tag("p", first.question.strip() or "(no text)", class_="question"),
-        tag("dl", _said("truth", truth, "truth"), *said),
+        tag("dl", _run("truth", said(first.truth, first.truth_boxes), "truth"), *answers),
         tag("p", tag("small", f"{scorer}; {first.id}")),
         class_="body",
     )
@@ -269,13 +249,7 @@ def _boxes(pair: Pair, image: int) -> list[tuple[Box, str]]:
     return [(box, kind) for boxes, kind in kinds for box in boxes if box.image == image]
 
 
-def _answer(row: EvalRow) -> str:
-    if row.prediction.strip():
-        return row.prediction.strip()
-    return f"{len(row.predicted_boxes)} boxes" if row.predicted_boxes else "nothing"
-
-
-def _said(name: str, text: str, kind: str) -> Html:
+def _run(name: str, text: str, kind: str) -> Html:
     return tag("div", tag("dt", name), tag("dd", text), class_=f"run {kind}")
 
 
@@ -307,5 +281,5 @@ def _manifests(logs: Mapping[str, EvalLog]) -> list[Html]:
             for found in differences(first.manifest, log.manifest)
         ]
         summary = tag("summary", f"Manifests: {other} differs from {name} in {len(rows):,} places")
-        parts.append(tag("details", summary, _table(("field", name, other), rows)))
+        parts.append(tag("details", summary, scores_table(("field", name, other), rows)))
     return parts

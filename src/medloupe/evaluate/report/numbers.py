@@ -1,9 +1,17 @@
-"""Numbers as they are written on the page."""
+"""Numbers and their tables as they are written on a page."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from medloupe.html.markup import Html, tag
-from medloupe.types import Metric
+from medloupe.types import AnswerType, Metric
+
+TITLES: Mapping[AnswerType, str] = {
+    "closed": "Closed questions",
+    "box": "Boxes",
+    "open": "Open questions",
+}
 
 
 def number(metric: Metric, *, sign: bool = False) -> tuple[Html, ...]:
@@ -32,6 +40,20 @@ def minus_signs(text: str) -> str:
     return text.replace("-", "−")
 
 
+def p_text(p: float | None) -> str:
+    """ "0.031", "< 0.001", "–"."""
+    if p is None:
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def count_of(count: int, noun: str) -> str:
-    """ "1 kind", "1,200 kinds"."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    """ "1 kind", "1,200 kinds", "2 boxes"."""
+    plural = "es" if noun.endswith("x") else "s"
+    return f"{count:,} {noun}{'' if count == 1 else plural}"
+
+
+def scores_table(heads: Iterable[str], rows: Iterable[Html]) -> Html:
+    """A table wider than the page may be."""
+    head = tag("thead", tag("tr", *(tag("th", name) for name in heads)))
+    return tag("div", tag("table", head, tag("tbody", *rows), class_="scores"), class_="scroll")

@@ -18,12 +18,20 @@ from medloupe.evaluate.metrics import (
     MINUS,
     about_arm,
     find_metric,
+    headline,
     verdict,
 )
 from medloupe.evaluate.report import charts
 from medloupe.evaluate.report.curves import curves_section, froc_section
-from medloupe.evaluate.report.numbers import count_of, interval, minus_signs, number
-from medloupe.evaluate.report.pictures import Gallery, ReadImage
+from medloupe.evaluate.report.numbers import (
+    TITLES,
+    count_of,
+    interval,
+    minus_signs,
+    number,
+    scores_table,
+)
+from medloupe.evaluate.report.pictures import PIXELS, Gallery, ReadImage
 from medloupe.evaluate.report.probes import probes_section
 from medloupe.evaluate.report.samples import sample_browser
 from medloupe.evaluate.report.strata import findings_section, strata_section
@@ -34,11 +42,6 @@ from medloupe.types import AnswerType, EvalLog, Metric
 
 TrainingRows = Sequence[Mapping[str, Any]]
 
-_TITLES: dict[AnswerType, str] = {
-    "closed": "Closed questions",
-    "box": "Boxes",
-    "open": "Open questions",
-}
 _BLIND = {"swapped": "another patient's image", "majority": "most frequent training answer"}
 
 
@@ -49,15 +52,14 @@ def write_report(
     training: TrainingRows | None = None,
     *,
     samples: int = 120,
-    pixels: int = 448,
 ) -> None:
     """Write the report of an evaluation, whole or not at all.
 
     `images` gives display pixels at original size; an image that cannot be read is named in its
     place. `training` are rows of a training log ("step", "loss" and, where there are several,
-    "stage"). At most `samples` questions are shown, their images no larger than `pixels`.
+    "stage"). At most `samples` questions are shown.
     """
-    page = render_report(log, images, training, samples=samples, pixels=pixels)
+    page = render_report(log, images, training, samples=samples)
     write_page(path, page)
 
 
@@ -67,9 +69,9 @@ def render_report(
     training: TrainingRows | None = None,
     *,
     samples: int = 120,
-    pixels: int = 448,
+    pixels: int = PIXELS,
 ) -> str:
-    """The report as text; see `write_report`."""
+    """The report as text, its images no larger than `pixels`; see `write_report`."""
     made = _Made.parse({name: log.manifest.get(name) for name in _Made.model_fields})
     gallery = Gallery(images, pixels)
     browser = sample_browser(log, made.benchmark, gallery, samples)
@@ -148,7 +150,7 @@ def _warnings(log: EvalLog, card: DatasetCard) -> Html:
 
 
 def _verdict_section(log: EvalLog, benchmark: Benchmark) -> Html:
-    tables = [_kind_table(log, benchmark, kind) for kind in _TITLES]
+    tables = [_kind_table(log, benchmark, kind) for kind in TITLES]
     return tag(
         "section",
         *_headline(log, benchmark),
@@ -160,7 +162,7 @@ def _verdict_section(log: EvalLog, benchmark: Benchmark) -> Html:
 
 def _headline(log: EvalLog, benchmark: Benchmark) -> list[Html]:
     """One sentence: on how many kinds of question the model is better than not looking."""
-    primary = _primary(benchmark)
+    primary = {kind: scorer.name for kind, scorer in benchmark.primary().items()}
     differences = [
         metric
         for metric in log.metrics
@@ -190,7 +192,10 @@ def _headline(log: EvalLog, benchmark: Benchmark) -> list[Html]:
 
 def _together(log: EvalLog, benchmark: Benchmark) -> str:
     """All closed questions in one sentence, "" where they were not compared."""
-    name = _primary(benchmark).get("closed", "")
+    scorer = benchmark.primary().get("closed")
+    if scorer is None:
+        return ""
+    name = scorer.name
     own = find_metric(log.metrics, name=name, answer_type="closed")
     gain = find_metric(log.metrics, name=name, arm="difference", answer_type="closed")
     if own is None or own.estimate is None or gain is None or gain.estimate is None:
@@ -200,11 +205,6 @@ def _together(log: EvalLog, benchmark: Benchmark) -> str:
         ends = f", 95 % interval {gain.low:+.2f} to {gain.high:+.2f}"
     difference = minus_signs(f"{gain.estimate:+.2f}{ends}")
     return f"All closed questions together: {own.estimate:.2f}; difference to image-blind {difference}."
-
-
-def _primary(benchmark: Benchmark) -> dict[str, str]:
-    """The scorer that headlines each answer type."""
-    return {kind: scorers[0].name for kind, scorers in benchmark.scorers.items() if scorers}
 
 
 def _explanation(benchmark: Benchmark) -> list[Html]:
@@ -217,7 +217,8 @@ def _explanation(benchmark: Benchmark) -> list[Html]:
         ),
         tag(
             "p",
-            "Yes: the whole 95 % interval of the paired difference lies above zero. Intervals come from"
+            "Yes: the whole 95 % interval of the paired difference lies above zero (below, under a scorer"
+            " of which lower is better). Intervals come from"
             f" {benchmark.resamples:,} bootstrap resamples of whole patients and are not corrected for"
             f" the number of kinds. Below {FEWEST_PATIENTS} patients there is no verdict.",
         ),
@@ -226,21 +227,13 @@ def _explanation(benchmark: Benchmark) -> list[Html]:
 
 def _kind_table(log: EvalLog, benchmark: Benchmark, kind: AnswerType) -> Html | None:
     """One row per task and one for all, under the first scorer of the answer type."""
-    scorers = benchmark.scorers.get(kind, ())
-    if not scorers:
-        return None
-    scorer = scorers[0].name
-    own = [
-        metric
-        for metric in log.metrics
-        if (metric.name, metric.arm, metric.answer_type, metric.stratum)
-        == (scorer, "model", kind, "")
-    ]
-    if not own:
+    scorer = benchmark.primary().get(kind)
+    own = [metric for metric in headline(log) if metric.answer_type == kind]
+    if scorer is None or not own:
         return None
     shown = own if len(own) > 2 else own[1:]  # one task: "all" would say the same again
     differences = [
-        find_metric(log.metrics, name=scorer, arm="difference", answer_type=kind, group=m.group)
+        find_metric(log.metrics, name=m.name, arm="difference", answer_type=kind, group=m.group)
         for m in shown
     ]
     reach = charts.reach_of(metric for metric in differences if metric is not None)
@@ -264,9 +257,9 @@ def _kind_table(log: EvalLog, benchmark: Benchmark, kind: AnswerType) -> Html | 
         ),
         tag("th", "Difference"),
     )
-    title = tag("h3", _TITLES[kind], " ", tag("small", scorer))
+    title = tag("h3", TITLES[kind], " ", tag("small", scorer.name))
     table = tag("table", tag("thead", head), tag("tbody", *rows), class_="kinds")
-    stated = [tag("p", tag("small", scorers[0].stated))] if scorers[0].stated else []
+    stated = [tag("p", tag("small", scorer.stated))] if scorer.stated else []
     return tag("div", title, *stated, table)
 
 
@@ -369,10 +362,8 @@ def _all_scores(log: EvalLog) -> Html:
         for m in log.metrics
     ]
     names = ("scorer", "answers of", "rows", "value", "n", "patients", "unscored", "note")
-    head = tag("thead", tag("tr", *(tag("th", name) for name in names)))
-    table = tag("table", head, tag("tbody", *rows), class_="scores")
     summary = tag("summary", f"Every score ({len(rows):,})")
-    return tag("details", summary, tag("div", table, class_="scroll"), id="scores")
+    return tag("details", summary, scores_table(names, rows), id="scores")
 
 
 def _manifest(log: EvalLog) -> Html:

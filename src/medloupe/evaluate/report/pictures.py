@@ -21,6 +21,9 @@ from medloupe.types import Box, ImageRef
 ReadImage = Callable[[ImageRef], NDArray[np.uint8]]
 """Display pixels of an image at its original size: `[H, W]` or `[H, W, 3]` uint8."""
 
+PIXELS = 448
+"""The longest side of an embedded image."""
+
 _LARGE_PNG = 60_000  # bytes; above this a JPEG is embedded
 
 

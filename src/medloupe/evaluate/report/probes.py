@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from medloupe.evaluate.benchmark import Benchmark
@@ -16,16 +16,9 @@ from medloupe.evaluate.metrics import (
 )
 from medloupe.evaluate.probes.base import Expect, probe_class
 from medloupe.evaluate.report import charts
-from medloupe.evaluate.report.numbers import count_of, interval, number
+from medloupe.evaluate.report.numbers import TITLES, count_of, interval, number
 from medloupe.html.markup import Html, tag
 from medloupe.types import AnswerType, Arm, EvalLog, Metric
-
-_EXPECTED: Mapping[Expect, str] = {"worse": "falls", "same": "stays"}
-_TITLES: Mapping[AnswerType, str] = {
-    "closed": "Closed questions",
-    "box": "Boxes",
-    "open": "Open questions",
-}
 
 
 class _Asked(NamedTuple):
@@ -80,18 +73,20 @@ def probe_verdict(minus: Metric, expect: Expect) -> ProbeVerdict:
         return ProbeVerdict(word, "yes" if expect == "worse" else "no")
     if falls or rises:
         return ProbeVerdict(word, "no" if expect == "worse" else "unsure")
-    return ProbeVerdict("no fall shown" if expect == "worse" else "no change shown", "unsure")
+    if expect == "same":
+        return ProbeVerdict("no change shown", "unsure")
+    return ProbeVerdict("no rise shown" if minus.lower_is_better else "no fall shown", "unsure")
 
 
 def _asked(log: EvalLog, benchmark: Benchmark) -> list[_Asked]:
     """Probe by probe; within one, answer types and their kinds of question in the order of the metrics."""
-    primary = {kind: scorers[0].name for kind, scorers in benchmark.scorers.items() if scorers}
+    primary = benchmark.primary()
     arms = [arm for arm in arms_of(log.rows) if f"{MINUS}{arm}" in {m.arm for m in log.metrics}]
     found = []
     for arm in arms:
         expect = probe_class(arm).expect
-        for kind in ANSWER_TYPES:
-            for minus in _of(log.metrics, f"{MINUS}{arm}", kind, primary.get(kind, "")):
+        for kind in (kind for kind in ANSWER_TYPES if kind in primary):
+            for minus in _of(log.metrics, f"{MINUS}{arm}", kind, primary[kind].name):
                 under = find_metric(
                     log.metrics, name=minus.name, arm=arm, answer_type=kind, group=minus.group
                 )
@@ -111,7 +106,7 @@ def _tables(found: Sequence[_Asked], kind: AnswerType) -> list[Html]:
     if not of_kind:
         return []
     tasks = [one for one in of_kind if one.minus.group]
-    title = tag("h3", _TITLES[kind], " ", tag("small", of_kind[0].minus.name))
+    title = tag("h3", TITLES[kind], " ", tag("small", of_kind[0].minus.name))
     tables = [title, _table([one for one in of_kind if not one.minus.group])]
     if len({one.minus.group for one in tasks}) > 1:
         tables.append(tag("details", tag("summary", "By kind of question"), _table(tasks)))
@@ -153,13 +148,19 @@ def _row(one: _Asked, reach: float) -> Html:
     return tag(
         "tr",
         tag("th", about, tag("small", count), scope="row"),
-        tag("td", _EXPECTED[one.expect], data_label="expected"),
+        tag("td", _expected(minus, one.expect), data_label="expected"),
         tag("td", tag("span", said.text, class_=f"pill {said.kind}"), data_label="seen"),
         tag("td", tag("b", _own(one)), data_label="model, same rows"),
         tag("td", *number(one.under), data_label="under the probe"),
         tag("td", drawn, class_="picture"),
         tag("td", *number(minus, sign=True), data_label="difference"),
     )
+
+
+def _expected(minus: Metric, expect: Expect) -> str:
+    if expect == "same":
+        return "stays"
+    return "rises" if minus.lower_is_better else "falls"
 
 
 def _own(one: _Asked) -> str:

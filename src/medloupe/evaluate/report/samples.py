@@ -11,6 +11,7 @@ from typing import NamedTuple
 from medloupe.evaluate.benchmark import Benchmark
 from medloupe.evaluate.metrics import about_arm, task_of
 from medloupe.evaluate.report.groups import Groups
+from medloupe.evaluate.report.numbers import count_of
 from medloupe.evaluate.report.pictures import Gallery
 from medloupe.evaluate.scorers.base import Scorer
 from medloupe.html.markup import Html, join, tag
@@ -137,10 +138,10 @@ def _card(sample: Sample, gallery: Gallery, groups: Sequence[str]) -> Html:
         tag("figure", gallery.picture(ref, _boxes(row, index), f"image {index + 1} of {row.id}"))
         for index, ref in enumerate(row.images)
     ]
-    said = _said(row.prediction, row.predicted_boxes)
     answer = _line("error", row.error, "predicted error sought")
     if not row.error:
-        answer = _line("model", said, f"predicted {state} sought")
+        answer_text = said(row.prediction, row.predicted_boxes)
+        answer = _line("model", answer_text, f"predicted {state} sought")
     asked = row.question.strip() or "(no text)"
     body = tag(
         "div",
@@ -153,7 +154,7 @@ def _card(sample: Sample, gallery: Gallery, groups: Sequence[str]) -> Html:
         tag("p", asked, class_="question"),
         tag(
             "dl",
-            _line("truth", _said(row.truth, row.truth_boxes), "truth sought"),
+            _line("truth", said(row.truth, row.truth_boxes), "truth sought"),
             answer,
             *_sureness(row),
         ),
@@ -204,10 +205,11 @@ def _boxes(row: EvalRow, image: int) -> list[tuple[Box, str]]:
     return [(box, kind) for box, kind in drawn if box.image == image]
 
 
-def _said(text: str, boxes: Sequence[Box]) -> str:
+def said(text: str, boxes: Sequence[Box]) -> str:
+    """A text, or how many boxes there are in its place."""
     if text.strip():
         return text.strip()
-    return f"{len(boxes)} box{'es' if len(boxes) != 1 else ''}" if boxes else "(nothing)"
+    return count_of(len(boxes), "box") if boxes else "(nothing)"
 
 
 def _line(name: str, text: str, kind: str) -> Html:
@@ -230,12 +232,12 @@ def _details(row: EvalRow, scores: Sequence[Score]) -> Html:
 
 def _probed(answer: Answer) -> str:
     """What was said under another arm, with what was asked and right where these differ."""
-    said = [answer.error or _said(answer.text, answer.boxes)]
+    lines = [answer.error or said(answer.text, answer.boxes)]
     if answer.question is not None:
-        said.append(f"asked: {answer.question.strip()}")
+        lines.append(f"asked: {answer.question.strip()}")
     if answer.truth is not None:
-        said.append(f"right: {_said(answer.truth, answer.truth_boxes or ())}")
-    return "\n".join(said)
+        lines.append(f"right: {said(answer.truth, answer.truth_boxes or ())}")
+    return "\n".join(lines)
 
 
 def _with_probs(row: EvalRow) -> list[str]:

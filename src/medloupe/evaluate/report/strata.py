@@ -29,16 +29,14 @@ def findings_section(log: EvalLog) -> list[Html]:
 
 def strata_section(log: EvalLog, benchmark: Benchmark) -> list[Html]:
     """The first scorer of each answer type along each stratum."""
-    primary: dict[str, str] = {
-        kind: scorers[0].name for kind, scorers in benchmark.scorers.items() if scorers
-    }
+    primary = benchmark.primary()
     found = [
         m
         for m in log.metrics
         if m.stratum
         and not m.stratum.startswith(_FINDING)
         and m.arm == "model"
-        and m.name == primary[m.answer_type]
+        and m.name == primary[m.answer_type].name
     ]
     return _section("strata", "Where it is easy, where it is hard", _grouped(found))
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from medloupe.evaluate.benchmark import Benchmark
 from medloupe.evaluate.metrics import ANSWER_TYPES, FEWEST_PATIENTS
 from medloupe.evaluate.report import charts
-from medloupe.evaluate.report.numbers import count_of, interval, number
+from medloupe.evaluate.report.numbers import TITLES, count_of, interval, number, p_text
 from medloupe.evaluate.statistics import Estimate
 from medloupe.evaluate.subgroups import Subgroup, subgroups
 from medloupe.html.markup import Html, tag
 from medloupe.types import AnswerType, EvalLog, Metric
 
-_TITLES: Mapping[AnswerType, str] = {
-    "closed": "Closed questions",
-    "box": "Boxes",
-    "open": "Open questions",
-}
 _LEAD = (
     "The difference is the group's score minus that of all other rows of the table. p is corrected (Holm)"
     f" for the groups of a table; there is none with fewer than {FEWEST_PATIENTS} patients on either side."
@@ -49,7 +44,7 @@ def _table(found: Sequence[Subgroup], kind: AnswerType) -> list[Html]:
     reach = charts.reach_of(_metric(one, one.difference) for one in found)
     names = ("Group", "Score", "", "Difference to the others", "p, corrected", "Remark")
     head = tag("tr", *(tag("th", name) for name in names))
-    title = tag("h3", _TITLES[kind], " ", tag("small", found[0].scorer))
+    title = tag("h3", TITLES[kind], " ", tag("small", found[0].scorer))
     rows = (_row(one, reach) for one in found)
     return [title, tag("table", tag("thead", head), tag("tbody", *rows), class_="kinds groups")]
 
@@ -66,7 +61,7 @@ def _row(one: Subgroup, reach: float) -> Html:
         tag("td", *number(_metric(one, one.score)), data_label="score"),
         tag("td", drawn, class_="picture"),
         tag("td", *number(difference, sign=True), data_label="difference"),
-        tag("td", "–" if one.holm is None else f"{one.holm:.2g}", data_label="p, corrected"),
+        tag("td", p_text(one.holm), data_label="p, corrected"),
         tag("td", tag("small", one.note)),
     )
 

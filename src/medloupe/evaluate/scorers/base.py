@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medloupe.config import ComponentConfig
-from medloupe.types import EvalRow, Score
+from medloupe.types import EvalRow
 
 Verdict = tuple[float | None, str]
 """A value in 0..1 and, where it is None or needs explaining, the reason."""
@@ -149,11 +149,6 @@ class Scorer(ComponentConfig):
             MissingExtraError: something is not installed.
         """
 
-    def score(self, row: EvalRow) -> Score:
-        """`judge`, named: who scored what."""
-        value, reason = (None, row.error) if row.error else self.judge(row)
-        return Score(id=row.id, scorer=self.name, value=value, reason=reason)
-
 
 class CorpusScorer(Scorer):
     """Scores all rows together: `combine` of the sums of what every row counts.
@@ -181,11 +176,59 @@ class Collected(ABC):
 
     @abstractmethod
     def score(self, weights_RN: NDArray[np.int64]) -> NDArray[np.float64]:
-        """`[R]` scores of the rows, row n counted `weights_RN[r, n]` times; NaN where there is none."""
+        """`[R]` scores of the rows, row n counted `weights_RN[r, n]` times, some row at least once; NaN
+        where there is none."""
 
     def parts(self) -> Mapping[str, Collected]:
         """Scores of parts of what a row says, by name ("finding = effusion"); over the same rows."""
         return {}
+
+
+class WeightedMean(Collected):
+    """The mean of values that rows have by themselves."""
+
+    def __init__(self, values_N: NDArray[np.float64]) -> None:
+        self.values_N = values_N
+
+    def score(self, weights_RN: NDArray[np.int64]) -> NDArray[np.float64]:
+        weights = weights_RN.astype(np.float64)
+        return np.asarray(weights @ self.values_N / weights.sum(axis=1))
+
+
+class MeanOfParts(Collected):
+    """The mean over those parts that have a score."""
+
+    def __init__(self, named: Mapping[str, Collected]) -> None:
+        self.named = named
+
+    def score(self, weights_RN: NDArray[np.int64]) -> NDArray[np.float64]:
+        total_R, number_R = np.zeros(len(weights_RN)), np.zeros(len(weights_RN))
+        for part in self.named.values():
+            scores_R = part.score(weights_RN)
+            total_R += np.nan_to_num(scores_R)
+            number_R += ~np.isnan(scores_R)
+        nowhere_R = np.full_like(total_R, np.nan)
+        return np.divide(total_R, number_R, out=nowhere_R, where=number_R > 0)
+
+    def parts(self) -> Mapping[str, Collected]:
+        return self.named
+
+
+class Falling:
+    """M things by falling value, those of equal value together: G distinct `values_G`. `order_M` are their
+    places in the order given, which those of equal value keep."""
+
+    def __init__(self, values_M: NDArray[np.float64]) -> None:
+        self.order_M = np.argsort(-values_M, kind="stable")
+        falling_M = values_M[self.order_M]
+        self._starts_G = np.flatnonzero(np.diff(falling_M, prepend=np.inf))
+        self.values_G = falling_M[self._starts_G]
+
+    def summed(self, counts_RM: NDArray[np.float64]) -> NDArray[np.float64]:
+        """`[R, G]` sums over equal values of what stands in falling order."""
+        if len(self._starts_G) == len(self.order_M):
+            return counts_RM
+        return np.add.reduceat(counts_RM, self._starts_G, axis=1)
 
 
 class SetScorer(Scorer):

@@ -12,7 +12,6 @@ each row is scored and the mean taken (nltk).
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import lru_cache
 from typing import ClassVar, NamedTuple
 
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from medloupe.evaluate.scorers.base import CorpusScorer, Counted, Scorer, Verdict
 from medloupe.evaluate.scorers.mteval import is_chinese, tokens_13a, tokens_zh
 from medloupe.evaluate.scorers.ptb import PTB, ptb_words
-from medloupe.evaluate.scorers.words import PLAIN, Words, plain_words
+from medloupe.evaluate.scorers.words import PLAIN, Words, ngrams, plain_words
 from medloupe.types import EvalRow
 
 ORDERS = 4
@@ -219,7 +218,7 @@ def ngram_counts(truth: str, answer: str, words: Words) -> tuple[int, ...]:
     said, true = words(answer), words(truth)
     correct, total = [], []
     for n in range(1, ORDERS + 1):
-        ours, theirs = _ngrams(said, n), _ngrams(true, n)
+        ours, theirs = ngrams(said, n), ngrams(true, n)
         correct.append(sum(min(times, theirs[ngram]) for ngram, times in ours.items()))
         total.append(max(0, len(said) - n + 1))
     return (len(said), len(true), *correct, *total)
@@ -248,10 +247,6 @@ class _Counts(NamedTuple):
 def _counted(row: EvalRow, words: Words) -> Counted:
     counts = ngram_counts(row.truth, row.prediction, words)
     return (counts, "") if counts[1] else (None, "the truth has no words")
-
-
-def _ngrams(words: list[str], n: int) -> Counter[tuple[str, ...]]:
-    return Counter(zip(*(words[start:] for start in range(n)), strict=False))
 
 
 def _geometric_mean(values: Floats) -> Floats:

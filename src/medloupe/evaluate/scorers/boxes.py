@@ -31,6 +31,8 @@ class BoxIoU(Scorer):
 class BoxHit50(Scorer):
     """The share of the truth's boxes matched by a box with IoU > 0.5 (strictly)."""
 
+    stated = "share of the truth's boxes with IoU > 0.5, matched one to one; labels not compared"
+
     def judge(self, row: EvalRow) -> Verdict:
         hits = iou_matrix(row.truth_boxes, row.predicted_boxes) > 0.5
         return _judge(row, hits.astype(np.float64))
@@ -54,7 +56,8 @@ class RecIoU(Scorer):
         if not row.predicted_boxes:
             return 0.0, "no box in the answer"
         more = len(row.predicted_boxes) - 1
-        return iou(row.truth_boxes[0], row.predicted_boxes[0]), f"{more} more boxes" if more else ""
+        said = f"{more} more box{'es' if more > 1 else ''}" if more else ""
+        return iou(row.truth_boxes[0], row.predicted_boxes[0]), said
 
 
 class RecAccuracy50(RecIoU):

@@ -16,7 +16,14 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from medloupe.evaluate.scorers.base import Collected, Scorer, SetScorer, Verdict
+from medloupe.evaluate.scorers.base import (
+    Collected,
+    Falling,
+    Scorer,
+    SetScorer,
+    Verdict,
+    WeightedMean,
+)
 from medloupe.evaluate.scorers.boxes import BoxHit50
 from medloupe.evaluate.scorers.closed import StrictClosedAccuracy, positive_option
 from medloupe.evaluate.scorers.exact import ExactMatch
@@ -188,19 +195,9 @@ class Brier(SetScorer):
         assert sure is not None
         return float(sure.right), f"squared distance {distance:.4g}"
 
-    def collect(self, rows: Sequence[EvalRow]) -> RowMean:
-        return RowMean([value for row in rows if (value := self.distance(row)[0]) is not None])
-
-
-class RowMean(Collected):
-    """A mean over rows."""
-
-    def __init__(self, values_N: Sequence[float]) -> None:
-        self.values_N = np.array(values_N, dtype=np.float64)
-
-    def score(self, weights_RN: NDArray[np.int64]) -> Floats:
-        weights = weights_RN.astype(np.float64)
-        return np.asarray(weights @ self.values_N / weights.sum(axis=1))
+    def collect(self, rows: Sequence[EvalRow]) -> WeightedMean:
+        values = [value for row in rows if (value := self.distance(row)[0]) is not None]
+        return WeightedMean(np.array(values, dtype=np.float64))
 
 
 class BinaryBrier(Brier):
@@ -260,19 +257,14 @@ class RiskCoverage(Collected):
     """Rows by falling confidence, those of equal confidence together."""
 
     def __init__(self, confidence_N: Floats, right_N: Floats) -> None:
-        self.order_N = np.argsort(-confidence_N, kind="stable")
-        self.falling_N = confidence_N[self.order_N]
-        self.starts_G = np.flatnonzero(np.diff(self.falling_N, prepend=np.inf))
-        self.right_N = right_N[self.order_N]
+        self.falling = Falling(confidence_N)
+        self.right_N = right_N[self.falling.order_M]
 
     def grouped(self, weights_RN: NDArray[np.int64]) -> tuple[Floats, Floats]:
         """How many rows and how many errors have each confidence, `[R, G]`, the highest first."""
-        weights = weights_RN[:, self.order_N].astype(np.float64)
+        weights = weights_RN[:, self.falling.order_M].astype(np.float64)
         wrong = weights * (1 - self.right_N)
-        if len(self.starts_G) < len(self.order_N):
-            weights = np.add.reduceat(weights, self.starts_G, axis=1)
-            wrong = np.add.reduceat(wrong, self.starts_G, axis=1)
-        return weights, wrong
+        return self.falling.summed(weights), self.falling.summed(wrong)
 
     def score(self, weights_RN: NDArray[np.int64]) -> Floats:
         """A group of m rows with e errors that follows k rows with f errors adds the sum over j = 1..m of
@@ -289,10 +281,10 @@ class RiskCoverage(Collected):
         return np.asarray(added_RG.sum(axis=1) / after_RG[:, -1])
 
     def points(self) -> list[RiskPoint]:
-        rows_1G, wrong_1G = self.grouped(np.ones((1, len(self.order_N)), dtype=np.int64))
+        rows_1G, wrong_1G = self.grouped(np.ones((1, len(self.right_N)), dtype=np.int64))
         taken, wrong = rows_1G[0].cumsum(), wrong_1G[0].cumsum()
         shown = np.unique(np.linspace(0, len(taken) - 1, min(len(taken), MOST_POINTS)).astype(int))
-        confidence_G = self.falling_N[self.starts_G]
+        confidence_G = self.falling.values_G
         return [
             RiskPoint(taken[g] / taken[-1], wrong[g] / taken[g], float(confidence_G[g]))
             for g in shown.tolist()

@@ -21,13 +21,13 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from medloupe.evaluate.scorers.base import Collected, SetScorer, Verdict
+from medloupe.evaluate.scorers.base import Collected, SetScorer, Verdict, WeightedMean
 from medloupe.evaluate.scorers.mteval import is_chinese
 from medloupe.evaluate.scorers.ptb import PTB, ptb_words
-from medloupe.evaluate.scorers.words import PLAIN, plain_words
+from medloupe.evaluate.scorers.words import PLAIN, ngrams, plain_words
 from medloupe.types import EvalRow
 
-ORDERS = 4
+ORDERS = (1, 2, 3, 4)
 SIGMA = 6.0  # CIDEr-D's tolerance of another length, in words
 
 Text = tuple[str, ...]
@@ -53,7 +53,7 @@ class CocoCider(SetScorer):
         return similarity(pair, lambda _: 1.0, clipped=self.clipped), ""
 
     def collect(self, rows: Sequence[EvalRow]) -> Collected:
-        return _Weighed(_values(tuple(self._pair(row) for row in rows), self.clipped))
+        return WeightedMean(_values(tuple(self._pair(row) for row in rows), self.clipped))
 
     def _pair(self, row: EvalRow) -> Pair:
         return tuple(plain_words(row.truth)), tuple(plain_words(row.prediction))
@@ -78,23 +78,10 @@ class PaperCider(CocoCider):
     stated = f"CIDEr / 10, unclipped, any length; {PLAIN}; no stems; {_FIXED}"
 
 
-class _Weighed(Collected):
-    """The weighted mean of values."""
-
-    def __init__(self, values_N: NDArray[np.float64]) -> None:
-        self.values_N = values_N
-
-    def score(self, weights_RN: NDArray[np.int64]) -> NDArray[np.float64]:
-        totals_R = weights_RN.sum(axis=1)
-        with np.errstate(invalid="ignore"):
-            means_R: NDArray[np.float64] = weights_RN @ self.values_N / totals_R
-        return means_R
-
-
 @lru_cache(maxsize=32)  # a metric asks for the same rows several times: itself, and its differences
 def _values(pairs: tuple[Pair, ...], clipped: bool) -> NDArray[np.float64]:
     """The value of each row among all."""
-    having = Counter(ngram for true, _ in pairs for ngram in _ngrams(true))
+    having = Counter(ngram for true, _ in pairs for n in ORDERS for ngram in ngrams(true, n))
     whole = math.log(len(pairs)) if pairs else 0.0
     weight = {ngram: whole - math.log(count) for ngram, count in having.items()}
 
@@ -112,8 +99,8 @@ def similarity(pair: Pair, idf: Idf, *, clipped: bool) -> float:
     cosines = [_cosine(*both, clipped=clipped) for both in zip(ours, theirs, strict=True)]
     if clipped:  # COCO counts pairs of neighbours, not words: a text of one word is as long as none
         gap = max(0, len(said) - 1) - max(0, len(true) - 1)
-        return math.exp(-(gap**2) / (2 * SIGMA**2)) * math.fsum(cosines) / ORDERS
-    return math.fsum(cosines) / ORDERS
+        return math.exp(-(gap**2) / (2 * SIGMA**2)) * math.fsum(cosines) / len(ORDERS)
+    return math.fsum(cosines) / len(ORDERS)
 
 
 def _cosine(said: Mapping[Text, float], true: Mapping[Text, float], *, clipped: bool) -> float:
@@ -128,13 +115,4 @@ def _cosine(said: Mapping[Text, float], true: Mapping[Text, float], *, clipped: 
 
 def _vectors(text: Text, idf: Idf) -> list[dict[Text, float]]:
     """For n = 1..4 the weights of a text's n-grams."""
-    found: list[dict[Text, float]] = [{} for _ in range(ORDERS)]
-    for ngram, times in _ngrams(text).items():
-        found[len(ngram) - 1][ngram] = times * idf(ngram)
-    return found
-
-
-def _ngrams(text: Text) -> Counter[Text]:
-    return Counter(
-        text[start : start + n] for n in range(1, ORDERS + 1) for start in range(len(text) - n + 1)
-    )
+    return [{ngram: times * idf(ngram) for ngram, times in ngrams(text, n).items()} for n in ORDERS]

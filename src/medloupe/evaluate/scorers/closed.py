@@ -24,6 +24,8 @@ class StrictClosedAccuracy(Scorer):
     not understood: "not left" names left.
     """
 
+    stated = "share of right answers; the first yes or no, or the only option named, decides"
+
     def judge(self, row: EvalRow) -> Verdict:
         if not plain_words(row.truth):
             return None, "the truth has no words"
@@ -44,6 +46,8 @@ class LlavaMedClosedAccuracy(Scorer):
     substring: "normal" is right where the truth is "no", and "left" is wrong where the truth is
     "left". A row that is no hit counts as 0.
     """
+
+    stated = "share of answers with the truth as a substring and yes or no anywhere (LLaVA-Med)"
 
     def judge(self, row: EvalRow) -> Verdict:
         answer = llava_med_text(row.prediction)

@@ -22,6 +22,8 @@ from medloupe.evaluate.scorers.base import (
     Collected,
     CorpusScorer,
     Counted,
+    Falling,
+    MeanOfParts,
     SetScorer,
     Verdict,
 )
@@ -199,7 +201,7 @@ class MeanAveragePrecision(DetectionScorer):
     def area(self, taken_RH: Floats, hits_RH: Floats, positives_R: Floats) -> Floats:
         """`[R]` areas from boxes and true positives up to each true positive, `[R, H]`."""
 
-    def collect(self, rows: Sequence[EvalRow]) -> Precisions:
+    def collect(self, rows: Sequence[EvalRow]) -> MeanOfParts:
         found: dict[str, _Label] = {}
         for place, row in enumerate(rows):
             boxes = labelled(row)
@@ -214,7 +216,13 @@ class MeanAveragePrecision(DetectionScorer):
                 label.places += [place] * len(given)
                 label.scores += [_score(boxes.boxes[d]) for d in given]
                 label.hits.append(self.match(ious[np.ix_(wanted, given)]))
-        return Precisions(self, found)
+        return MeanOfParts(
+            {
+                f"finding = {name}": AveragePrecision(self, label)
+                for name, label in sorted(found.items())
+                if label.truths
+            }
+        )
 
 
 class _Label:
@@ -252,28 +260,6 @@ class AveragePrecision(Collected):
             for hit_D in self.hits_TD
         ]
         return np.where(positives_R > 0, np.mean(areas_TR, axis=0), np.nan)
-
-
-class Precisions(Collected):
-    """The mean over labels that the truth has."""
-
-    def __init__(self, scorer: MeanAveragePrecision, found: Mapping[str, _Label]) -> None:
-        self.labels = {
-            f"finding = {name}": AveragePrecision(scorer, label)
-            for name, label in sorted(found.items())
-            if label.truths
-        }
-
-    def score(self, weights_RN: NDArray[np.int64]) -> Floats:
-        total_R, number_R = np.zeros(len(weights_RN)), np.zeros(len(weights_RN))
-        for label in self.labels.values():
-            areas_R = label.score(weights_RN)
-            total_R += np.nan_to_num(areas_R)
-            number_R += ~np.isnan(areas_R)
-        return np.divide(total_R, number_R, out=np.full_like(total_R, np.nan), where=number_R > 0)
-
-    def parts(self) -> Mapping[str, Collected]:
-        return self.labels
 
 
 class CocoMap(MeanAveragePrecision):
@@ -410,11 +396,10 @@ class Sensitivities(Collected):
         self.truths, self.events = truths, events
         every = [event for made in events.values() for event in made]
         scores = np.array([event.score for event in every], dtype=np.float64)
-        order = np.argsort(-scores, kind="stable")
+        self.falling = Falling(scores)
+        order = self.falling.order_M
         self.places = np.array([event.place for event in every], dtype=np.int64)[order]
         self.found = np.array([event.found for event in every], dtype=bool)[order]
-        self.starts_G = np.flatnonzero(np.diff(scores[order], prepend=np.inf))
-        self.scores_G = scores[order][self.starts_G]
         self.positives = np.array([p for some in truths.values() for p in some], dtype=np.int64)
 
     def score(self, weights_RN: NDArray[np.int64]) -> Floats:
@@ -438,7 +423,7 @@ class Sensitivities(Collected):
         if not len(self.positives):
             return []
         false_1G, found_1G = self._curve(np.ones((1, rows), dtype=np.int64))
-        scores = [1.0, *self.scores_G.tolist()]
+        scores = [1.0, *self.falling.values_G.tolist()]
         return [
             FrocPoint(false / rows, found / len(self.positives), score)
             for false, found, score in zip(false_1G[0], found_1G[0], scores, strict=True)
@@ -448,13 +433,11 @@ class Sensitivities(Collected):
         """False positives and findings found down to each score, `[R, 1 + G]`, from (0, 0)."""
         weights = weights_RN[:, self.places].astype(np.float64)
         found = weights * self.found
-        both = []
-        for events_RE in (weights - found, found):
-            grouped = events_RE
-            if len(self.starts_G) < len(self.places):
-                grouped = np.add.reduceat(events_RE, self.starts_G, axis=1)
-            both.append(np.pad(grouped.cumsum(axis=1), ((0, 0), (1, 0))))
-        return both[0], both[1]
+        false_RG, found_RG = (
+            np.pad(self.falling.summed(events_RE).cumsum(axis=1), ((0, 0), (1, 0)))
+            for events_RE in (weights - found, found)
+        )
+        return false_RG, found_RG
 
 
 def _at(false_RG: Floats, found_RG: Floats, allowed_R: Floats) -> Floats:

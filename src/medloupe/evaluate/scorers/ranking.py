@@ -11,13 +11,13 @@ Shapes: N rows, M decisions of a ranking, G distinct probabilities, R resamples.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medloupe.evaluate.scorers.base import Collected, SetScorer, Verdict
+from medloupe.evaluate.scorers.base import Collected, Falling, MeanOfParts, SetScorer, Verdict
 from medloupe.evaluate.scorers.closed import option_of, positive_option
 from medloupe.types import EvalRow
 
@@ -110,11 +110,11 @@ class RankingScorer(SetScorer):
 class _Macro(RankingScorer):
     """The mean over findings, and over the options of a choice, that have positives and negatives."""
 
-    def collect(self, rows: Sequence[EvalRow]) -> MeanOfRankings:
+    def collect(self, rows: Sequence[EvalRow]) -> MeanOfParts:
         parts: dict[str, list[Decision]] = {}
         for decision in decisions(rows):
             parts.setdefault(decision.part, []).append(decision)
-        return MeanOfRankings({part: Ranking(made, self.area) for part, made in parts.items()})
+        return MeanOfParts({part: Ranking(made, self.area) for part, made in parts.items()})
 
 
 class _Micro(RankingScorer):
@@ -165,40 +165,17 @@ class Ranking(Collected):
 
     def __init__(self, made: Sequence[Decision], area: Area) -> None:
         probs_M = np.array([decision.prob for decision in made], dtype=np.float64)
-        order_M = np.argsort(-probs_M, kind="stable")
+        self.falling = Falling(probs_M)
+        order_M = self.falling.order_M
         self.places_M = np.array([decision.place for decision in made], dtype=np.int64)[order_M]
         self.positive_M = np.array([decision.positive for decision in made], dtype=bool)[order_M]
-        self.starts_G = np.flatnonzero(np.diff(probs_M[order_M], prepend=np.inf))
         self.area = area
 
     def score(self, weights_RN: NDArray[np.int64]) -> Floats:
         weights_RM = weights_RN[:, self.places_M].astype(np.float64)
         positive_RM = weights_RM * self.positive_M
-        return self.area(self._grouped(positive_RM), self._grouped(weights_RM - positive_RM))
-
-    def _grouped(self, values_RM: Floats) -> Floats:
-        """Sums over decisions of equal probability, `[R, G]`."""
-        if len(self.starts_G) == values_RM.shape[1]:
-            return values_RM
-        return np.add.reduceat(values_RM, self.starts_G, axis=1)
-
-
-class MeanOfRankings(Collected):
-    """The mean over those rankings that have an area; each is a part."""
-
-    def __init__(self, rankings: Mapping[str, Ranking]) -> None:
-        self.rankings = rankings
-
-    def score(self, weights_RN: NDArray[np.int64]) -> Floats:
-        total_R, number_R = np.zeros(len(weights_RN)), np.zeros(len(weights_RN))
-        for ranking in self.rankings.values():
-            areas_R = ranking.score(weights_RN)
-            total_R += np.nan_to_num(areas_R)
-            number_R += ~np.isnan(areas_R)
-        return _ratio(total_R, number_R)
-
-    def parts(self) -> Mapping[str, Collected]:
-        return self.rankings
+        negative_RM = weights_RM - positive_RM
+        return self.area(self.falling.summed(positive_RM), self.falling.summed(negative_RM))
 
 
 def decisions(rows: Sequence[EvalRow]) -> list[Decision]:

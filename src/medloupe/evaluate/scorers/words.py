@@ -13,7 +13,8 @@ rules' contractions only those are kept; answers about images have no others.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 Words = Callable[[str], list[str]]
 
@@ -49,6 +50,11 @@ def strict_words(text: str) -> list[str]:
     """The plain words without articles; "two" is "2"."""
     words = (NUMBERS.get(word, word) for word in plain_words(text))
     return [word for word in words if word not in ARTICLES]
+
+
+def ngrams(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
+    """How often each run of n words stands there."""
+    return Counter(zip(*(words[start:] for start in range(n)), strict=False))
 
 
 def llava_med_text(text: str) -> str:
