@@ -11,15 +11,16 @@ from medloupe.models.encoders.hf_vision import SiglipEncoderConfig
 from medloupe.models.vlm import image_layouts
 from medloupe.recipes.config import RunConfig
 from medloupe.reproduce import Grid, Measure, Row
-from medloupe.reproduce.grids import GRIDS, grid
+from medloupe.reproduce.grids import GRIDS
+from medloupe.reproduce.papers.index import made_grid
 from medloupe.reproduce.parts import SmallLanguage, SmallTower
 
-ROWS = [(name, row.label) for name in GRIDS for row in grid(name).rows]
+ROWS = [(name, row.label) for name in GRIDS for row in made_grid(name).rows]
 
 
 @pytest.mark.parametrize(("name", "label"), ROWS)
 def test_a_row_is_a_model(name: str, label: str) -> None:
-    made = grid(name)
+    made = made_grid(name)
     config = made.config(label, 2)
     assert (config.seed, config.train.seed) == (2, 2)
     assert RunConfig.parse(config.to_dict()) == config
@@ -60,7 +61,7 @@ def trained_by(adapter: AdapterConfig, made: Grid) -> int:
 
 
 def test_lora_has_as_many_parameters_as_hia() -> None:
-    made = grid("hia")
+    made = made_grid("hia")
     adapter = made.config("base + HiA", 0).model.adapter
     assert adapter is not None
     lora = made.config("base + LoRA", 0).train.stages[0].lora
@@ -75,7 +76,7 @@ def test_lora_has_as_many_parameters_as_hia() -> None:
 
 @pytest.mark.parametrize("name", GRIDS)
 def test_a_row_begins_with_an_earlier_one(name: str) -> None:
-    made = grid(name)
+    made = made_grid(name)
     labels = [row.label for row in made.rows]
     for number, label in enumerate(labels):
         start = made.start(label)
@@ -89,7 +90,9 @@ def test_a_row_begins_with_an_earlier_one(name: str) -> None:
 
 
 def test_rows_differ_and_grids_share() -> None:
-    keys = {name: [grid(name).key(row.label, 0) for row in grid(name).rows] for name in GRIDS}
+    keys = {
+        name: [made_grid(name).key(row.label, 0) for row in made_grid(name).rows] for name in GRIDS
+    }
     assert all(len(set(found)) == len(found) for found in keys.values())
     every = [key for found in keys.values() for key in found]
     assert len(set(every)) < len(every)
@@ -97,7 +100,7 @@ def test_rows_differ_and_grids_share() -> None:
 
 def test_mistakes_are_named(tiny_grid: Grid) -> None:
     with pytest.raises(ConfigError, match="did you mean 'scales'"):
-        grid("scale")
+        made_grid("scale")
     with pytest.raises(ConfigError, match="a claim is about 'two'"):
         Grid.parse(tiny_grid.to_dict() | {"rows": [Row(label="one").to_dict()]})
     with pytest.raises(ConfigError, match="two rows have one label"):
@@ -110,7 +113,7 @@ def test_a_measure_has_a_score_a_row() -> None:
 
 
 def test_a_part_of_a_part_changes_the_key_and_none_is_made_of_itself() -> None:
-    made = grid("stages")
+    made = made_grid("stages")
     language = made.parts["language"]
     assert isinstance(language, SmallLanguage)
     other = made.model_copy(

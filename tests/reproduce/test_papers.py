@@ -35,7 +35,7 @@ from medloupe.reproduce.papers.base import (
     lines,
 )
 from medloupe.reproduce.papers.docs import benchmarks_table, marked, papers_table
-from medloupe.reproduce.papers.index import MORE_GRIDS, made_grid
+from medloupe.reproduce.papers.index import all_grids, made_grid
 from medloupe.reproduce.papers.scored import direction, directions, over_seeds, scored_sheet
 from medloupe.reproduce.sidebyside import Speaker, choose_rows, model_specs, render
 from medloupe.types import (
@@ -117,7 +117,7 @@ def test_litegpts_pooled_f1_fits_its_second_table() -> None:
 def test_what_a_table_names_exists(asked: Asked) -> None:
     tiny = asked.table.tiny
     if isinstance(tiny, GridAnswer):
-        known = {row.label for name in tiny.grids for row in made_grid(name).rows}
+        known = {row.label for row in made_grid(tiny.grid).rows}
         assert {line.ours for line in asked.table.lines if line.ours} <= known
     if isinstance(tiny, ScoredAnswer):
         grid = made_grid(tiny.grid)
@@ -157,6 +157,15 @@ def test_full_commands_name_what_exists(asked: Asked) -> None:
             named_benchmark(rest[rest.index("--benchmark") + 1])
 
 
+@pytest.mark.parametrize("asked", ALL, ids=lambda asked: asked.name)
+def test_what_is_trained_at_full_size_has_its_own_folder_and_is_scored(asked: Asked) -> None:
+    words = [line.split() for line in asked.table.full]
+    outs = [one[one.index("--out") + 1] for one in words if one[1] in ("train", "evaluate")]
+    assert len(set(outs)) == len(outs)
+    trained = {one[one.index("--out") + 1] for one in words if one[1] == "train"}
+    assert trained == {one[one.index("--model") + 1] for one in words if one[1] == "evaluate"}
+
+
 @pytest.mark.parametrize("name", [a.name for a in ALL if isinstance(a.table.tiny, SettingsAnswer)])
 def test_recipes_have_the_printed_settings(name: str) -> None:
     table = of(name)
@@ -185,14 +194,16 @@ def test_the_small_runs_are_scored_by_the_frozen_benchmark() -> None:
 
 
 def test_a_grid_with_a_papers_name_is_one_of_its_tables() -> None:
-    for name in set(PAPERS) & {*grids.GRIDS, *MORE_GRIDS}:
+    for name in set(PAPERS) & set(all_grids()):
         tiny = [asked.table.tiny for asked in find(name)]
-        assert any(isinstance(one, GridAnswer) and name in one.grids for one in tiny)
+        assert any(isinstance(one, GridAnswer) and name == one.grid for one in tiny)
 
 
 def test_unknown_papers_and_tables_are_refused() -> None:
     with pytest.raises(ConfigError, match="did you mean 'litegpt'"):
         find("litegtp")
+    with pytest.raises(ConfigError, match="did you mean 'litegpt_tables'"):
+        find("litegpt_table")
     with pytest.raises(ConfigError, match="has no table '14'"):
         find("litegpt.14")
 
@@ -392,7 +403,7 @@ def test_a_table_is_answered_by_a_grids_finished_runs(
         shows="one against two",
         columns=("score",),
         lines=lines("One | 1\nTwo | 2", ours={"One": "one", "Two": "two"}),
-        tiny=GridAnswer(grids=("tiny",)),
+        tiny=GridAnswer(grid="tiny"),
         differs="All of it.",
     )
     page = PaperTable(

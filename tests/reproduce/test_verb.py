@@ -16,8 +16,28 @@ from medloupe.reproduce import Grid, grids
 def test_the_grids_are_listed() -> None:
     found = CliRunner().invoke(app, ["reproduce", "--list"], env={"COLUMNS": "200"})
     assert found.exit_code == 0
-    for name in grids.GRIDS:
+    for name in (*grids.GRIDS, "litegpt_tables"):
         assert name in found.stdout
+
+
+def test_the_list_of_a_grid_or_of_all_is_of_grids_alone() -> None:
+    one = CliRunner().invoke(app, ["reproduce", "encoders", "--list"], env={"COLUMNS": "200"})
+    assert one.exit_code == 0, one.exception
+    assert "One encoder or two" in one.stdout
+    assert "scales" not in one.stdout
+    every = CliRunner().invoke(app, ["reproduce", "all", "--list"], env={"COLUMNS": "200"})
+    assert every.exit_code == 0, every.exception
+    assert all(name in every.stdout for name in grids.GRIDS)
+    assert "medm_vl.fig3a" not in every.stdout
+
+
+@pytest.mark.parametrize("name", ["encoders", "all"])
+def test_a_grid_has_no_published_size(name: str, tmp_path: Path) -> None:
+    typed = ["reproduce", name, "--scale", "full", "--out", str(tmp_path / "out")]
+    found = CliRunner().invoke(app, typed)
+    assert isinstance(found.exception, ConfigError)
+    assert "only a paper's tables" in str(found.exception)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_grid_must_be_named() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -11,10 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from medloupe.cli import console
-from medloupe.errors import ConfigError
-
-if TYPE_CHECKING:
-    from medloupe.types import Split
+from medloupe.cli.evaluate import Permission
 
 benchmarks_app = typer.Typer(
     no_args_is_help=True, help="The named benchmarks; evaluations in other toolkits' forms."
@@ -109,7 +106,9 @@ def sidebyside(
     ],
     rows: Annotated[Path, typer.Option("--rows", help="A prepared data set.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("page.html"),
-    split: Annotated[str, typer.Option("--split", help="train, validation or test.")] = "test",
+    split: Annotated[
+        Literal["train", "validation", "test"], typer.Option("--split", help="The rows' split.")
+    ] = "test",
     task: Annotated[
         list[str] | None, typer.Option("--task", help="Only this kind; may be repeated.")
     ] = None,
@@ -120,14 +119,7 @@ def sidebyside(
     max_new_tokens: Annotated[
         int, typer.Option("--max-new-tokens", min=1, help="Of each answer.")
     ] = 128,
-    permission: Annotated[
-        str,
-        typer.Option(
-            "--permission",
-            help="Why images may be sent to an endpoint elsewhere; names the data set if its agreement "
-            "forbids it otherwise.",
-        ),
-    ] = "",
+    permission: Permission = "",
     trust_code: Annotated[
         bool,
         typer.Option("--trust-code", help="Allow a saved model to name code outside MedLoupe."),
@@ -143,26 +135,18 @@ def sidebyside(
     """
     console.quiet_libraries()
     from medloupe.data.dataset import load_dataset
+    from medloupe.html.page import write_page
     from medloupe.recipes.answering import is_foreign, refuse_leaving
     from medloupe.reproduce import sidebyside as page
 
     console.writable("--out", out.parent)
     dataset = load_dataset(rows)
-    chosen = page.choose_rows(
-        dataset, split=_split(split), tasks=task or (), limit=limit, ids=id_ or ()
-    )
+    chosen = page.choose_rows(dataset, split=split, tasks=task or (), limit=limit, ids=id_ or ())
     specs = page.model_specs(models, max_new_tokens=max_new_tokens, trust_code=trust_code)
     for spec in specs.values():
         if is_foreign(spec.model):
             refuse_leaving(spec.model, dataset.card, (), permission)
     with console.Bars() as bars:
         text = page.ask_and_render(specs, dataset, chosen, progress=bars)
-    page.write_sidebyside(out, text)
+    write_page(out, text)
     console.out.print(f"page: {escape(str(out))}")
-
-
-def _split(name: str) -> Split:
-    if name in ("train", "validation", "test"):
-        found: Split = name  # type: ignore[assignment]
-        return found
-    raise ConfigError(f"--split {name!r} is none of train, validation, test")

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from medloupe.reproduce.papers.answer import Result
     from medloupe.reproduce.papers.sheets import Sheet
 
-ALL = "all"
-
 
 def reproduce(
     what: Annotated[
@@ -29,7 +27,7 @@ def reproduce(
         typer.Argument(
             metavar="PAPER[.TABLE]",
             help="hia, llama3_med, litegpt or medm_vl, one of its tables (litegpt.8, medm_vl.fig3a); or "
-            "a grid's name, or all grids.",
+            "a grid's name, or all: every grid but litegpt_tables.",
         ),
     ] = None,
     scale: Annotated[
@@ -59,8 +57,7 @@ def reproduce(
     [dim]medloupe reproduce all --processes 2 --out runs/reproduce[/]
     """
     console.quiet_libraries()
-    from medloupe.reproduce import grids
-    from medloupe.reproduce.papers.index import MORE_GRIDS
+    from medloupe.reproduce.papers import answer, find
 
     if list_:
         _list(what)
@@ -69,28 +66,40 @@ def reproduce(
         raise ConfigError(
             "nothing was named", remedy="medloupe reproduce --list shows what there is"
         )
-    from medloupe.reproduce.papers import PAPERS, answer, find
+    named = _named_grids(what)
+    if named and scale == "full":
+        raise ConfigError(
+            f"{what} names a grid, and only a paper's tables have a published size",
+            remedy="medloupe reproduce --list shows the tables",
+        )
+    for name in named:
+        _grid(name, seeds, out, processes)
+    for asked in () if named else find(what):
+        _show(answer.full(asked) if scale == "full" else _tiny(asked, out, seeds, processes))
 
-    # "hia" is a paper and a grid: the paper's tables are asked, that grid's among them
-    if what in (ALL, *grids.GRIDS, *MORE_GRIDS) and what not in PAPERS:
-        for name in grids.GRIDS if what == ALL else (what,):
-            _grid(name, seeds, out, processes)
-        return
 
-    for asked in find(what):
-        if scale == "full":
-            _show(answer.full(asked))
-        else:
-            _show(_tiny(asked, out, seeds, processes))
+def _named_grids(what: str) -> list[str]:
+    """The grids that a word names; none if it names a paper. "hia" is both: the paper's tables are asked,
+    that grid's among them."""
+    from medloupe.reproduce import grids
+    from medloupe.reproduce.papers import PAPERS
+    from medloupe.reproduce.papers.index import ALL, all_grids
+
+    if what == ALL:
+        return list(grids.GRIDS)
+    return [what] if what in all_grids() and what not in PAPERS else []
 
 
 def _list(what: str | None) -> None:
     from medloupe.reproduce.papers import PAPERS, find
+    from medloupe.reproduce.papers.index import all_grids
 
-    for name in PAPERS if what is None else (what.partition(".")[0],):
+    named = list(all_grids()) if what is None else _named_grids(what)
+    papers = PAPERS if what is None else () if named else (what.partition(".")[0],)
+    for name in papers:
         console.out.print(_tables(find(name)))
-    if what is None:
-        console.out.print(_grids())
+    if named:
+        console.out.print(_grids(named))
 
 
 def _tables(found: list[Asked]) -> Table:
@@ -105,13 +114,11 @@ def _tables(found: list[Asked]) -> Table:
     return table
 
 
-def _grids() -> Table:
-    from medloupe.reproduce import grids
-    from medloupe.reproduce.papers.index import MORE_GRIDS
+def _grids(names: list[str]) -> Table:
+    from medloupe.reproduce.papers.index import made_grid
 
     table = Table("grid", "rows", "what it asks", "answers", box=SIMPLE_HEAD)
-    for make in (*grids.GRIDS.values(), *MORE_GRIDS.values()):
-        made = make()
+    for made in map(made_grid, names):
         table.add_row(made.name, str(len(made.rows)), escape(made.title), escape(made.answers))
     return table
 
@@ -174,21 +181,19 @@ def _grid(name: str, seeds: int, out: Path, processes: int) -> None:
 
 
 def _table(found: Comparison) -> Table:
-    from medloupe.reproduce.page import shown
+    from medloupe.reproduce.page import score_cells
 
     measures = [measure.label for measure in found.grid.measures]
     table = Table(found.grid.title, *measures, box=SIMPLE_HEAD)
     for row in found.grid.rows:
-        cells = [found.cell(row.label, measure) for measure in measures]
-        table.add_row(escape(row.label), *(shown(cell.estimate) if cell else "-" for cell in cells))
+        table.add_row(escape(row.label), *score_cells(found, row.label))
     return table
 
 
 def _answers(found: Comparison) -> Table:
-    from medloupe.reproduce.page import claimed, shown
+    from medloupe.reproduce.page import claim_rows
 
     table = Table("the paper says", "measure", "here", "verdict", box=SIMPLE_HEAD)
-    for answer in found.answers:
-        here = shown(answer.difference, signed=True)
-        table.add_row(escape(claimed(answer)), answer.measure, here, answer.verdict)
+    for claim, _, measure, here, verdict in claim_rows(found):
+        table.add_row(escape(claim), measure, here, verdict)
     return table

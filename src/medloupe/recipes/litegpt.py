@@ -10,7 +10,7 @@ The last projection layer and the LoRA weights begin from MiniGPT-v2's third sta
 
 from __future__ import annotations
 
-from medloupe.data.datasets.starter import StarterConfig
+from medloupe.data.datasets.starter import bright_slices
 from medloupe.data.datasets.vindr_cxr import VindrCxrConfig
 from medloupe.evaluate.benchmark import Benchmark
 from medloupe.imaging.transforms import ImageTransform
@@ -170,14 +170,7 @@ def _tiny(name: str, description: str, encoder: EncoderConfig, *, group: int) ->
     return RunConfig(
         name=name,
         description=description,
-        data=StarterConfig(
-            patients=120,
-            series_per_patient=0,
-            volumes_per_patient=0,
-            conspicuity=1.0,
-            lesion_width=(0.04, 0.12),
-            languages=("en",),
-        ),
+        data=bright_slices(120),
         model=ModelConfig(
             encoder=encoder,
             connector=_connector(group, hidden=None),

@@ -7,7 +7,7 @@ warm-up, in two stages (section 3, "Implementation details"; Tables 8 and 9).
 
 from __future__ import annotations
 
-from medloupe.data.datasets.starter import StarterConfig
+from medloupe.data.datasets.starter import bright_slices
 from medloupe.data.datasets.vqa_rad import VqaRadConfig
 from medloupe.data.mixture import Mixture, MixtureSource
 from medloupe.evaluate.benchmark import Benchmark
@@ -140,15 +140,7 @@ def tiny_run(*, name: str, description: str, model: ModelConfig) -> RunConfig:
     return RunConfig(
         name=name,
         description=description,
-        data=StarterConfig(
-            patients=120,
-            series_per_patient=0,
-            volumes_per_patient=0,
-            size=336,
-            conspicuity=1.0,
-            lesion_width=(0.04, 0.12),
-            languages=("en",),
-        ),
+        data=bright_slices(120, size=336),
         model=model,
         processor=processor(),
         train=TrainConfig(stages=tiny_stages(TINY_TASKS)),

@@ -14,7 +14,7 @@ from typing import Final
 from medloupe.data.datasets.base import DatasetConfig
 from medloupe.data.datasets.ct_rate import CtRateConfig
 from medloupe.data.datasets.slake import SlakeConfig
-from medloupe.data.datasets.starter import StarterConfig
+from medloupe.data.datasets.starter import StarterConfig, bright_slices
 from medloupe.evaluate.benchmark import Benchmark
 from medloupe.imaging.composed import SlicesTransform, VolumeTransform
 from medloupe.imaging.slices import SliceSelection
@@ -193,14 +193,7 @@ VOLUME_TASKS = ("volume_presence", "volume_side")
 
 def medm_vl_2d_tiny() -> RunConfig:
     """SigLIP becomes EfficientNet-Lite0, which trains in the second stage as SigLIP does."""
-    data = StarterConfig(
-        patients=120,
-        series_per_patient=0,
-        volumes_per_patient=0,
-        conspicuity=1.0,
-        lesion_width=(0.04, 0.12),
-        languages=("en",),
-    )
+    data = bright_slices(120)
     return _tiny(
         "medm_vl_2d_tiny",
         "MedM-VL-2D with EfficientNet-Lite0 and SmolLM2, on the starter's slices",

@@ -6,7 +6,7 @@ What is tuned stands in the two stages and in `StarterConfig`, nowhere else.
 from __future__ import annotations
 
 from medloupe.data.audit import GateConfig
-from medloupe.data.datasets.starter import StarterConfig
+from medloupe.data.datasets.starter import bright_slices
 from medloupe.data.datasets.starter.anatomy import PLANES
 from medloupe.data.datasets.starter.lesions import KINDS
 from medloupe.evaluate.benchmark import Benchmark, Stratum
@@ -32,14 +32,7 @@ def starter() -> RunConfig:
     return RunConfig(
         name="starter",
         description="SmolLM2-135M + EfficientNet-Lite0 on planted brain lesions; minutes on a CPU",
-        data=StarterConfig(
-            patients=320,
-            series_per_patient=0,
-            volumes_per_patient=0,
-            conspicuity=1.0,
-            lesion_width=(0.04, 0.12),
-            languages=("en",),
-        ),
+        data=bright_slices(320),
         model=ModelConfig(
             encoder=EfficientNetLite0Config(stride=16),
             connector=WordsConnectorConfig(

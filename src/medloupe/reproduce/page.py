@@ -59,6 +59,35 @@ def claimed(answer: Answer) -> str:
     return f"{answer.claim.first} {relation} {answer.claim.second}"
 
 
+def claim_rows(comparison: Comparison) -> list[tuple[str, str, str, str, str]]:
+    """Of each claim: what it says, the paper's numbers, the measure, the difference here, the verdict."""
+    return [
+        (
+            claimed(answer),
+            answer.claim.paper,
+            answer.measure,
+            shown(answer.difference, signed=True),
+            answer.verdict,
+        )
+        for answer in comparison.answers
+    ]
+
+
+def score_cells(comparison: Comparison, label: str) -> list[str]:
+    """What a row scored in each measure."""
+    cells = [comparison.cell(label, measure.label) for measure in comparison.grid.measures]
+    return [shown(cell.estimate) if cell else "-" for cell in cells]
+
+
+def majority_cells(comparison: Comparison) -> list[str]:
+    """What the most frequent training answers score in each measure."""
+    known = comparison.majority
+    return [
+        f"{100 * known[measure.label]:.1f}" if measure.label in known else "-"
+        for measure in comparison.grid.measures
+    ]
+
+
 def _seeds(comparison: Comparison) -> str:
     count = len(comparison.seeds)
     return f"{count} seeds" if count > 1 else "One seed, so intervals are over patients alone"
@@ -75,25 +104,16 @@ def _table(comparison: Comparison) -> list[str]:
     measures = [measure.label for measure in comparison.grid.measures]
     lines = [f"| row | {' | '.join(measures)} |", "|---" * (len(measures) + 1) + "|"]
     for row in comparison.grid.rows:
-        cells = [comparison.cell(row.label, measure) for measure in measures]
-        texts = [shown(cell.estimate) if cell else "-" for cell in cells]
-        lines.append(f"| {row.label} | {' | '.join(texts)} |")
-    majority = [
-        f"{100 * comparison.majority[measure]:.1f}" if measure in comparison.majority else "-"
-        for measure in measures
-    ]
-    return [*lines, f"| *most frequent training answer* | {' | '.join(majority)} |"]
+        lines.append(f"| {row.label} | {' | '.join(score_cells(comparison, row.label))} |")
+    majority = " | ".join(majority_cells(comparison))
+    return [*lines, f"| *most frequent training answer* | {majority} |"]
 
 
 def _claims(comparison: Comparison) -> list[str]:
     if not comparison.answers:
         return []
     lines = ["| claim | paper | measure | here | verdict |", "|---|---|---|---|---|"]
-    return lines + [
-        f"| {claimed(answer)} | {answer.claim.paper} | {answer.measure} "
-        f"| {shown(answer.difference, signed=True)} | {answer.verdict} |"
-        for answer in comparison.answers
-    ]
+    return lines + [f"| {' | '.join(row)} |" for row in claim_rows(comparison)]
 
 
 def _different(comparison: Comparison) -> list[str]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from numpy.typing import NDArray
@@ -20,7 +19,7 @@ from medloupe.evaluate.benchmark import limited_rows
 from medloupe.evaluate.report.pictures import Gallery
 from medloupe.evaluate.resume import TellingPredictor
 from medloupe.html.markup import Html, join, tag
-from medloupe.html.page import asset, document, write_page
+from medloupe.html.page import asset, document
 from medloupe.recipes.answering import HF, is_foreign
 from medloupe.recipes.predict import ModelSpec
 from medloupe.types import Box, Conversation, Generation, ImageRef, Split
@@ -69,16 +68,6 @@ def choose_rows(
         )
     ranked = _ranked([row for row in rows if row.task in wanted], -(-limit // len(wanted)))
     return tuple(ranked[:limit])
-
-
-def ask_all(
-    models: Mapping[str, TellingPredictor], rows: Sequence[Conversation], *, progress: Progress
-) -> tuple[Speaker, ...]:
-    """Every model is asked every row; what one cannot answer stands as its error."""
-    return tuple(
-        Speaker(name=name, said=_answers(predict, rows, progress))
-        for name, predict in models.items()
-    )
 
 
 def render(
@@ -152,18 +141,13 @@ def ask_and_render(
     speakers: list[Speaker] = []
     for name, spec in specs.items():
         answerer = spec.open(dataset.root)
-        speakers += ask_all({name: answerer.predict}, rows, progress=progress)
+        speakers.append(Speaker(name=name, said=_answers(answerer.predict, rows, progress)))
         shown = shown or answerer.shown
     if shown is None:
         raise ConfigError("no model was named", remedy="Name at least one")
     heading = title or f"{len(specs)} models on {dataset.card.name}"
     said = [dataset.card.partial and f"Partial copy: {dataset.card.partial}.", *notes]
     return render(rows, speakers, shown, title=heading, notes=[note for note in said if note])
-
-
-def write_sidebyside(path: Path, page: str) -> None:
-    """Write the page, whole or not at all."""
-    write_page(path, page)
 
 
 def _by_ids(dataset: Dataset, ids: Sequence[str]) -> tuple[Conversation, ...]:
@@ -193,6 +177,7 @@ def _ranked(rows: Sequence[Conversation], each: int) -> list[Conversation]:
 def _answers(
     predict: TellingPredictor, rows: Sequence[Conversation], progress: Progress
 ) -> tuple[Said, ...]:
+    """What a model cannot answer stands as its error."""
     heard: dict[int, Said] = {}
     asked = [row.without_answer() for row in rows]
     predict.answer_each(asked, heard.__setitem__, progress=progress, done=frozenset())

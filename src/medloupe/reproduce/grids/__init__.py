@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from medloupe.errors import ConfigError, did_you_mean
 from medloupe.reproduce.grid import Grid
 from medloupe.reproduce.grids import hia, litegpt, llama3_med, medm_vl
 
@@ -25,14 +24,3 @@ GRIDS: Final[Mapping[str, Callable[[], Grid]]] = {
     "hia_layers": hia.hia_layers,
     "hia_resolution": hia.hia_resolution,
 }
-
-
-def grid(name: str) -> Grid:
-    """The grid of that name.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if name not in GRIDS:
-        raise ConfigError(f"unknown grid {name!r}; {did_you_mean(name, GRIDS)}")
-    return GRIDS[name]()

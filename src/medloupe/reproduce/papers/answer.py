@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from medloupe.data.dataset import Dataset, Progress, load_dataset
 from medloupe.evaluate.log import read_log
+from medloupe.html.page import write_page
 from medloupe.recipes import recipe
 from medloupe.recipes.predict import ModelSpec
 from medloupe.recipes.run import EVALUATION_FILE, MANIFEST_FILE, MODEL_FOLDER
@@ -34,7 +35,7 @@ from medloupe.reproduce.papers.index import Asked, made_grid
 from medloupe.reproduce.papers.scored import directions, scored_sheet
 from medloupe.reproduce.papers.sheets import Sheet, claims_sheet, grid_sheet, paper_sheet, printed
 from medloupe.reproduce.runner import RESULTS_FILE
-from medloupe.reproduce.sidebyside import ask_and_render, choose_rows, write_sidebyside
+from medloupe.reproduce.sidebyside import ask_and_render, choose_rows
 
 FOLDER: Final = "papers"
 EXAMPLES: Final = 6
@@ -77,8 +78,7 @@ def tiny(
     result = Result(asked=asked, sheets=_paper(asked.table))
     answer = asked.table.tiny
     if isinstance(answer, GridAnswer):
-        for name in answer.grids:
-            _add_grid(result, run(made_grid(name)), out)
+        _add_grid(result, run(made_grid(answer.grid)), out)
     elif isinstance(answer, ScoredAnswer):
         _add_scored(result, answer, run(made_grid(answer.grid)), out, seeds)
     elif isinstance(answer, SettingsAnswer):
@@ -204,7 +204,7 @@ def _page(
         notes=(f"In the paper: {asked.table.shows}.", *(f"Here: {line}." for line in grid.smaller)),
     )
     path = out / FOLDER / f"{asked.name}.html"
-    write_sidebyside(path, page)
+    write_page(path, page)
     return path
 
 

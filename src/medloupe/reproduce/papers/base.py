@@ -13,6 +13,7 @@ asked again at the size of a workstation is its `tiny`:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
@@ -21,7 +22,6 @@ from medloupe.config import Config
 from medloupe.types import AnswerType
 
 Printed: TypeAlias = float | str | None
-Scale = Literal["tiny", "full"]
 
 
 class Line(Config):
@@ -38,7 +38,6 @@ class Column(Config):
     title: str
     scorer: str
     answer_type: AnswerType
-    group: str = ""
     stratum: str = ""
     of: str = ""
 
@@ -47,7 +46,7 @@ class GridAnswer(Config):
     """The grid answers the same question; its own measures are the columns."""
 
     kind: Literal["grid"] = "grid"
-    grids: tuple[str, ...] = Field(min_length=1)
+    grid: str
 
 
 class ScoredAnswer(Config):
@@ -129,10 +128,6 @@ class PaperTable(Config):
             return f"Figure {self.name.removeprefix('fig')}"
         return f"Table {self.name}"
 
-    @property
-    def is_cpu_feasible(self) -> bool:
-        return not isinstance(self.tiny, NoAnswer)
-
 
 class Paper(Config):
     """All of a paper's tables and figures, in its order."""
@@ -160,6 +155,19 @@ def lines(text: str, *, ours: dict[str, str] | None = None) -> tuple[Line, ...]:
         stands = (ours or {}).get(label, "")
         found.append(Line(label=label, cells=tuple(map(_printed, cells)), ours=stands))
     return tuple(found)
+
+
+def scored_by(run: str, benchmarks: Sequence[str]) -> tuple[str, ...]:
+    """The lines that score `runs/RUN`, each benchmark in its own folder below it."""
+    return tuple(
+        f"medloupe evaluate --model runs/{run} --benchmark {name} --out runs/{run}/{name}"
+        for name in benchmarks
+    )
+
+
+def batch_of(stage: str) -> str:
+    """The fields of a recipe whose product is a stage's rows of a step."""
+    return f"train.stages.{stage}.batch_size*train.stages.{stage}.accumulate"
 
 
 def _printed(cell: str) -> Printed:

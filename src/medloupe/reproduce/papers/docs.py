@@ -28,7 +28,7 @@ def on_a_cpu(table: PaperTable) -> str:
     """How a table is asked at the size of a workstation, in few words."""
     answer = table.tiny
     if isinstance(answer, GridAnswer):
-        return f"yes: grid {', '.join(answer.grids)}"
+        return f"yes: grid {answer.grid}"
     if isinstance(answer, ScoredAnswer):
         return f"yes: grid {answer.grid}, the table's columns"
     if isinstance(answer, PageAnswer):

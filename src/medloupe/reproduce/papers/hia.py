@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from medloupe.reproduce.grids.hia import BASE, HIA, TUNED, WITHOUT_HR, WITHOUT_IA
@@ -13,6 +14,7 @@ from medloupe.reproduce.papers.base import (
     Paper,
     PaperTable,
     lines,
+    scored_by,
 )
 
 CHILI: Final = (
@@ -25,14 +27,19 @@ QILIN: Final = (
 )
 TASKS: Final = ("Description", "Disease", "Location", "Comparative")
 EIGHT: Final = tuple(f"{task} {score}" for task in TASKS for score in ("B4", "M"))
-_TRAIN: Final = "medloupe train hia --root CHILI --out runs/hia"
-_SCORE: Final = "medloupe evaluate --model runs/hia --benchmark chili_joint"
+SIDES: Final = (448, 560, 672, 784, 896)
 
 
-def _changed(*changes: str) -> tuple[str, ...]:
-    """A row of an ablation: the published recipe with fields changed."""
-    sets = " ".join(f"--set {change}" for change in changes)
-    return (_TRAIN.replace("runs/hia", "runs/hia_row") + f" {sets}",)
+def _row(run: str, *changes: str) -> tuple[str, ...]:
+    """A row of a table: the published recipe with fields changed, trained and scored in `runs/RUN`."""
+    sets = "".join(f" --set {change}" for change in changes)
+    train = f"medloupe train hia --root CHILI --out runs/{run}{sets}"
+    return (train, *scored_by(run, ("chili_joint",)))
+
+
+def _rows(run: str, field: str, values: Sequence[int]) -> tuple[str, ...]:
+    """One of each value of a field."""
+    return tuple(line for value in values for line in _row(f"{run}_{value}", f"{field}={value}"))
 
 
 HIA_PAPER: Final = Paper(
@@ -57,8 +64,8 @@ HIA_PAPER: Final = Paper(
                 ours={"Qilin-Med-VL": TUNED, "Qilin-Med-VL + HiA": HIA},
             ),
             unit="BLEU-4 and METEOR, x 100",
-            tiny=GridAnswer(grids=("hia",)),
-            full=(_TRAIN, _SCORE),
+            tiny=GridAnswer(grid="hia"),
+            full=_row("hia"),
             needs=(CHILI, QILIN),
             differs="Two bases instead of four, and a row that the paper lacks: LoRA of as many parameters.",
         ),
@@ -75,11 +82,11 @@ HIA_PAPER: Final = Paper(
                 ours={"Full": HIA, "w/o IA": WITHOUT_IA, "w/o HR": WITHOUT_HR},
             ),
             unit="BLEU-4, x 100",
-            tiny=GridAnswer(grids=("hia_parts",)),
+            tiny=GridAnswer(grid="hia_parts"),
             full=(
-                _TRAIN,
-                *_changed("model.adapter.instruction_aware=false"),
-                *_changed("model.adapter.high_resolution=false"),
+                *_row("hia"),
+                *_row("without_ia", "model.adapter.instruction_aware=false"),
+                *_row("without_hr", "model.adapter.high_resolution=false"),
             ),
             needs=(CHILI, QILIN),
         ),
@@ -97,14 +104,13 @@ HIA_PAPER: Final = Paper(
                 """
             ),
             unit="GB, TFLOPs, mean of eight scores",
-            tiny=GridAnswer(grids=("hia_resolution",)),
+            tiny=GridAnswer(grid="hia_resolution"),
             full=(
                 *(
                     f"medloupe plan hia --set model.adapter.encoder.image_size={side}"
-                    for side in (448, 560, 672, 784, 896)
+                    for side in SIDES
                 ),
-                _TRAIN,
-                _SCORE,
+                *_rows("side", "model.adapter.encoder.image_size", SIDES),
             ),
             needs=(CHILI, QILIN),
             differs="144, 192 and 240 pixels for 448, 560 and 672. FLOPs of the real 13B model are counted "
@@ -123,12 +129,8 @@ HIA_PAPER: Final = Paper(
                 ours={"M = 128": "M = 16", "M = 256": HIA, "M = 512": "M = 64"},
             ),
             unit="BLEU-4, x 100",
-            tiny=GridAnswer(grids=("hia_queries",)),
-            full=tuple(
-                line
-                for count in (128, 256, 512)
-                for line in _changed(f"model.adapter.queries={count}")
-            ),
+            tiny=GridAnswer(grid="hia_queries"),
+            full=_rows("queries", "model.adapter.queries", (128, 256, 512)),
             needs=(CHILI, QILIN),
             differs="16, 32 and 64 queries for 128, 256 and 512.",
         ),
@@ -145,10 +147,8 @@ HIA_PAPER: Final = Paper(
                 ours={"n = 1": "n = 1", "n = 2": HIA, "n = 3": "n = 3"},
             ),
             unit="BLEU-4, x 100",
-            tiny=GridAnswer(grids=("hia_layers",)),
-            full=tuple(
-                line for count in (1, 2, 3) for line in _changed(f"model.adapter.layers={count}")
-            ),
+            tiny=GridAnswer(grid="hia_layers"),
+            full=_rows("layers", "model.adapter.layers", (1, 2, 3)),
             needs=(CHILI, QILIN),
         ),
         PaperTable(

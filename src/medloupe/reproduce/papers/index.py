@@ -18,8 +18,8 @@ from medloupe.reproduce.papers.medm_vl import MEDM_VL
 PAPERS: Final[Mapping[str, Paper]] = {
     paper.name: paper for paper in (HIA_PAPER, LLAMA3_MED, LITEGPT, MEDM_VL)
 }
-MORE_GRIDS: Final[Mapping[str, Callable[[], Grid]]] = {GRID: litegpt_tables}
-"""Grids that only a paper's tables ask for."""
+ALL: Final = "all"
+"""All of `grids.GRIDS`."""
 
 
 class Asked(NamedTuple):
@@ -41,7 +41,7 @@ def find(name: str) -> list[Asked]:
     """
     wanted, _, number = name.partition(".")
     if wanted not in PAPERS:
-        known = [*PAPERS, *grids.GRIDS]
+        known = [*PAPERS, *all_grids(), ALL]
         raise ConfigError(
             f"no paper or grid is called {wanted!r}; {did_you_mean(wanted, known)}",
             remedy="medloupe reproduce --list shows them",
@@ -57,13 +57,18 @@ def find(name: str) -> list[Asked]:
     return found
 
 
+def all_grids() -> dict[str, Callable[[], Grid]]:
+    """The papers' comparisons, and the one grid that only a paper's tables ask for."""
+    return {**grids.GRIDS, GRID: litegpt_tables}
+
+
 def made_grid(name: str) -> Grid:
-    """A grid by name, of the grids or of a paper's tables.
+    """A grid by name.
 
     Raises:
         ConfigError: there is none.
     """
-    known = {**grids.GRIDS, **MORE_GRIDS}
+    known = all_grids()
     if name not in known:
         raise ConfigError(f"unknown grid {name!r}; {did_you_mean(name, known)}")
     return known[name]()

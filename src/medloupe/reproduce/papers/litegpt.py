@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from medloupe.evaluate.benchmarks.base import PROSE
 from medloupe.reproduce.papers import litegpt_reports as reports
 from medloupe.reproduce.papers.base import (
     Column,
@@ -15,6 +16,7 @@ from medloupe.reproduce.papers.base import (
     PaperTable,
     ScoredAnswer,
     lines,
+    scored_by,
 )
 from medloupe.reproduce.papers.litegpt_runs import BOTH, GRID, LARGE, SMALL
 from medloupe.types import AnswerType
@@ -37,16 +39,9 @@ RECIPES: Final = {
     "litegpt_biomedclip": "BiomedCLIP",
     "litegpt_pubmedclip": "PubMedCLIP",
 }
-_TEXT: Final = ("ROUGE-1", "ROUGE-2", "ROUGE-L", "ROUGE-LSUM", *(f"BLEU-{n}" for n in range(1, 5)))
-TEXT: Final = (*_TEXT, "METEOR", "CIDEr")
-_TEXT_SCORERS: Final = (
-    "rouge_1.rouge_score",
-    "rouge_2.rouge_score",
-    "rouge_l.rouge_score",
-    "rouge_lsum.rouge_score",
-    *(f"bleu_{order}.coco" for order in range(1, 5)),
-    "meteor.exact_stem",
-    "cider.coco",
+TEXT: Final = (
+    *("ROUGE-1", "ROUGE-2", "ROUGE-L", "ROUGE-LSUM"),
+    *("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "CIDEr"),
 )
 _REPORT: Final = ("Precision", "Recall", "F1-score", "Support")
 _NO_PRETRAINING: Final = "MiniGPT-v2, the paper's fourth row, has no small stand-in."
@@ -56,10 +51,7 @@ def _full(*benchmarks: str, names: tuple[str, ...] = tuple(RECIPES)) -> tuple[st
     found = []
     for name in names:
         found.append(f"medloupe train {name} --root VINDR --out runs/{name}")
-        found += [
-            f"medloupe evaluate --model runs/{name} --benchmark {benchmark} --out runs/{name}/{benchmark}"
-            for benchmark in benchmarks
-        ]
+        found += scored_by(name, benchmarks)
     return tuple(found)
 
 
@@ -75,7 +67,7 @@ def _text(name: str, task: str, answer_type: AnswerType, table: str, benchmark: 
             grid=GRID,
             columns=tuple(
                 Column(title=title, scorer=scorer, answer_type=answer_type, of=title)
-                for title, scorer in zip(TEXT, _TEXT_SCORERS, strict=True)
+                for title, scorer in zip(TEXT, PROSE, strict=True)
             ),
         ),
         full=_full(benchmark),
@@ -100,7 +92,7 @@ def _report(name: str, row: str, table: str, *, local: bool) -> PaperTable:
             parts=row,
             columns=tuple(
                 Column(
-                    title=f"{figure}",
+                    title=figure,
                     scorer=f"label_{figure}_macro.{'litegpt' if local else 'strict'}",
                     answer_type=kind,
                     of=title,
@@ -266,12 +258,12 @@ LITEGPT: Final = Paper(
                 ours={"[grounding]": "[grounding]", "[identify]": "[identify]"},
             ),
             unit="%",
-            tiny=GridAnswer(grids=("identifiers",)),
+            tiny=GridAnswer(grid="identifiers"),
             full=(
                 *_full("vindr_cxr_findings", names=("litegpt",)),
                 "medloupe train litegpt --root VINDR --out runs/litegpt_grounding "
                 "--set data.litegpt_tag=grounding",
-                "medloupe evaluate --model runs/litegpt_grounding --benchmark vindr_cxr_grounding",
+                *scored_by("litegpt_grounding", ("vindr_cxr_grounding",)),
             ),
             needs=(VINDR, WEIGHTS),
         ),

@@ -7,12 +7,15 @@ from typing import Final
 from medloupe.reproduce.papers.base import (
     CommandAnswer,
     GridAnswer,
+    Line,
     NoAnswer,
     PageAnswer,
     Paper,
     PaperTable,
     SettingsAnswer,
+    batch_of,
     lines,
+    scored_by,
 )
 
 PMC: Final = (
@@ -35,10 +38,7 @@ _TRAIN: Final = "medloupe train llama3_med --data DATA --out runs/llama3_med"
 _SIX: Final = tuple(
     f"{name} {kind}" for name in ("VQA-RAD", "SLAKE", "PathVQA") for kind in ("open", "closed")
 )
-_SCORE: Final = tuple(
-    f"medloupe evaluate --model runs/llama3_med --benchmark {name} --out runs/llama3_med/{name}"
-    for name in ("vqa_rad_official", "slake_en", "path_vqa")
-)
+SETS: Final = ("vqa_rad_official", "slake_en", "path_vqa")
 _PAGE: Final = PageAnswer(
     grid="scales", rows=("one scale", "three scales"), tasks=("plane", "presence", "side", "rec")
 )
@@ -50,17 +50,26 @@ _OTHERS: Final = (
 )
 
 
-def _settings(stage: str, batch: int, rate: float) -> SettingsAnswer:
+def _hyperparameters(name: str, which: str, stage: str, *, batch: int, rate: float) -> PaperTable:
+    """Tables 8 and 9: what is printed, and the recipe's field of the same meaning."""
     at = f"train.stages.{stage}"
-    return SettingsAnswer(
-        fields=(
-            ("Global Batch Size", float(batch), "llama3_med", f"{at}.batch_size*{at}.accumulate"),
-            ("Learning Rate", rate, "llama3_med", f"{at}.learning_rate"),
-            ("Epochs", 1.0, "llama3_med", f"{at}.epochs"),
-            ("Max Length", 2048.0, "llama3_med", "processor.max_length"),
-            ("Weight Decay", 0.0, "llama3_med", f"{at}.weight_decay"),
-            ("Warmup Ratio", 0.03, "llama3_med", f"{at}.warmup"),
-        )
+    printed = (
+        ("Global Batch Size", float(batch), batch_of(stage)),
+        ("Learning Rate", rate, f"{at}.learning_rate"),
+        ("Epochs", 1.0, f"{at}.epochs"),
+        ("Max Length", 2048.0, "processor.max_length"),
+        ("Weight Decay", 0.0, f"{at}.weight_decay"),
+        ("Warmup Ratio", 0.03, f"{at}.warmup"),
+    )
+    return PaperTable(
+        name=name,
+        shows=f"hyperparameters of the {which} stage",
+        columns=("value",),
+        lines=tuple(Line(label=what, cells=(value,)) for what, value, _ in printed),
+        tiny=SettingsAnswer(
+            fields=tuple((what, value, "llama3_med", field) for what, value, field in printed)
+        ),
+        full=("medloupe recipe show llama3_med",),
     )
 
 
@@ -140,11 +149,12 @@ LLAMA3_MED: Final = Paper(
                 },
             ),
             unit="%",
-            tiny=GridAnswer(grids=("scales",)),
+            tiny=GridAnswer(grid="scales"),
             full=(
                 _TRAIN,
-                *_SCORE,
+                *scored_by("llama3_med", SETS),
                 "medloupe train llava_med_mistral --data DATA --out runs/llava_med_mistral",
+                *scored_by("llava_med_mistral", SETS),
             ),
             needs=(PMC, FT_20K, WEIGHTS, VQA),
             differs="One scale or three with one language model: of what tells Llama3-Med from LLaVA-Med "
@@ -179,40 +189,8 @@ LLAMA3_MED: Final = Paper(
             full=("medloupe synthesize --help",),
             needs=("a teacher: an endpoint with your key, or the small embedded model",),
         ),
-        PaperTable(
-            name="8",
-            shows="hyperparameters of the first stage",
-            columns=("value",),
-            lines=lines(
-                """
-                Global Batch Size | 256
-                Learning Rate | 1e-3
-                Epochs | 1
-                Max Length | 2048
-                Weight Decay | 0
-                Warmup Ratio | 0.03
-                """
-            ),
-            tiny=_settings("align", 256, 1e-3),
-            full=("medloupe recipe show llama3_med",),
-        ),
-        PaperTable(
-            name="9",
-            shows="hyperparameters of the second stage",
-            columns=("value",),
-            lines=lines(
-                """
-                Global Batch Size | 128
-                Learning Rate | 2e-5
-                Epochs | 1
-                Max Length | 2048
-                Weight Decay | 0
-                Warmup Ratio | 0.03
-                """
-            ),
-            tiny=_settings("instruct", 128, 2e-5),
-            full=("medloupe recipe show llama3_med",),
-        ),
+        _hyperparameters("8", "first", "align", batch=256, rate=1e-3),
+        _hyperparameters("9", "second", "instruct", batch=128, rate=2e-5),
         PaperTable(
             name="10",
             shows="a slide of PathVQA, one question, answered by GPT-4V and Llama3-Med",

@@ -10,7 +10,9 @@ from medloupe.reproduce.papers.base import (
     Paper,
     PaperTable,
     SettingsAnswer,
+    batch_of,
     lines,
+    scored_by,
 )
 
 SIX: Final = ("MedMNIST", "MedPix", "MIMIC-CXR", "PathVQA", "SAMed", "SLAKE")
@@ -37,23 +39,12 @@ KINDS: Final = ("ct_rate_long", "ct_rate_short", "ct_rate_choice", "ct_rate_repo
 _TRAIN: Final = "medloupe train medm_vl_2d --data DATA --out runs/medm_vl_2d"
 _SIX_SHARE: Final = "share; which metric each set's is, see the seven benchmarks"
 _FIGURE: Final = "The figure prints no numbers."
-
-
-def _batch(stage: str) -> str:
-    """Rows of a step."""
-    return f"train.stages.{stage}.batch_size*train.stages.{stage}.accumulate"
-
-
-def _scored(run: str, benchmarks: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(
-        f"medloupe evaluate --model runs/{run} --benchmark {name} --out runs/{run}/{name}"
-        for name in benchmarks
-    )
+_2D, _3D = "medm_vl_2d", "medm_vl_ct_chest"
 
 
 def _row(run: str, *changes: str) -> tuple[str, ...]:
     sets = "".join(f" --set {change}" for change in changes)
-    return (_TRAIN.replace("runs/medm_vl_2d", f"runs/{run}") + sets, *_scored(run, SETS))
+    return (_TRAIN.replace("runs/medm_vl_2d", f"runs/{run}") + sets, *scored_by(run, SETS))
 
 
 MEDM_VL: Final = Paper(
@@ -74,46 +65,16 @@ MEDM_VL: Final = Paper(
             ),
             tiny=SettingsAnswer(
                 fields=(
-                    ("Sequence length", 2048.0, "medm_vl_2d", "processor.max_length"),
-                    ("Epoch, pre-training, 2D", 1.0, "medm_vl_2d", "train.stages.align.epochs"),
-                    ("Epoch, tuning, 2D", 3.0, "medm_vl_2d", "train.stages.instruct.epochs"),
-                    ("Epoch, tuning, 3D", 1.0, "medm_vl_ct_chest", "train.stages.instruct.epochs"),
-                    (
-                        "Batch size, pre-training, 2D",
-                        64.0,
-                        "medm_vl_2d",
-                        _batch("align"),
-                    ),
-                    (
-                        "Batch size, tuning, 2D",
-                        16.0,
-                        "medm_vl_2d",
-                        _batch("instruct"),
-                    ),
-                    (
-                        "Batch size, pre-training, 3D",
-                        16.0,
-                        "medm_vl_ct_chest",
-                        _batch("align"),
-                    ),
-                    (
-                        "Batch size, tuning, 3D",
-                        8.0,
-                        "medm_vl_ct_chest",
-                        _batch("instruct"),
-                    ),
-                    (
-                        "Learning rate, pre-training",
-                        1e-3,
-                        "medm_vl_2d",
-                        "train.stages.align.learning_rate",
-                    ),
-                    (
-                        "Learning rate, tuning",
-                        2e-5,
-                        "medm_vl_2d",
-                        "train.stages.instruct.learning_rate",
-                    ),
+                    ("Sequence length", 2048.0, _2D, "processor.max_length"),
+                    ("Epoch, pre-training, 2D", 1.0, _2D, "train.stages.align.epochs"),
+                    ("Epoch, tuning, 2D", 3.0, _2D, "train.stages.instruct.epochs"),
+                    ("Epoch, tuning, 3D", 1.0, _3D, "train.stages.instruct.epochs"),
+                    ("Batch size, pre-training, 2D", 64.0, _2D, batch_of("align")),
+                    ("Batch size, tuning, 2D", 16.0, _2D, batch_of("instruct")),
+                    ("Batch size, pre-training, 3D", 16.0, _3D, batch_of("align")),
+                    ("Batch size, tuning, 3D", 8.0, _3D, batch_of("instruct")),
+                    ("Learning rate, pre-training", 1e-3, _2D, "train.stages.align.learning_rate"),
+                    ("Learning rate, tuning", 2e-5, _2D, "train.stages.instruct.learning_rate"),
                 )
             ),
             full=("medloupe recipe show medm_vl_2d", "medloupe recipe show medm_vl_ct_chest"),
@@ -132,8 +93,8 @@ MEDM_VL: Final = Paper(
                 ours={"MedM-VL-2D": "two stages"},
             ),
             unit=_SIX_SHARE,
-            tiny=GridAnswer(grids=("stages",)),
-            full=(_TRAIN, *_scored("medm_vl_2d", SETS)),
+            tiny=GridAnswer(grid="stages"),
+            full=(_TRAIN, *scored_by("medm_vl_2d", SETS)),
             needs=(DATA_2D, WEIGHTS, OTHERS),
             differs="Other people's weights cannot be made small. Here the recipe's own composition stands "
             "alone, beside the most frequent training answer. How ten scores of the authors' scripts became "
@@ -157,13 +118,13 @@ MEDM_VL: Final = Paper(
                 },
             ),
             unit="share: BLEU-1 per sample, of choices the letter",
-            tiny=GridAnswer(grids=("volumes",)),
+            tiny=GridAnswer(grid="volumes"),
             full=tuple(
                 line
                 for variant in ("3d", "avg", "attn")
                 for line in (
                     f"medloupe train medm_vl_ct_chest_{variant} --root CT_RATE --out runs/{variant}",
-                    *_scored(variant, KINDS),
+                    *scored_by(variant, KINDS),
                 )
             ),
             needs=(CT_RATE, WEIGHTS),
@@ -181,7 +142,7 @@ MEDM_VL: Final = Paper(
                 ours={"SigLIP (-2)": "layer -2", "SigLIP (-1)": "layer -1"},
             ),
             unit=_SIX_SHARE,
-            tiny=GridAnswer(grids=("layers",)),
+            tiny=GridAnswer(grid="layers"),
             full=(*_row("medm_vl_2d"), *_row("layer_2", "model.encoder.layer=-2")),
             needs=(DATA_2D, WEIGHTS),
         ),
@@ -197,12 +158,12 @@ MEDM_VL: Final = Paper(
                 ours={"One-stage Training": "one stage", "Two-stage Training": "two stages"},
             ),
             unit=_SIX_SHARE,
-            tiny=GridAnswer(grids=("stages",)),
+            tiny=GridAnswer(grid="stages"),
             full=(
                 *_row("medm_vl_2d"),
                 "medloupe recipe show medm_vl_2d > one_stage.yaml  # delete the stage align",
                 "medloupe train one_stage.yaml --data DATA --out runs/one_stage",
-                *_scored("one_stage", SETS),
+                *scored_by("one_stage", SETS),
             ),
             needs=(DATA_2D, WEIGHTS),
         ),
@@ -225,7 +186,7 @@ MEDM_VL: Final = Paper(
         PaperTable(
             name="fig3a",
             shows="the encoder frozen or trained",
-            tiny=GridAnswer(grids=("encoder_training",)),
+            tiny=GridAnswer(grid="encoder_training"),
             full=(
                 *_row("medm_vl_2d"),
                 *_row("frozen", "train.stages.instruct.trainable=\\[connector,language_model]"),
@@ -236,7 +197,7 @@ MEDM_VL: Final = Paper(
         PaperTable(
             name="fig3b",
             shows="the language model frozen, by LoRA at two rates, or all of it",
-            tiny=GridAnswer(grids=("language_training",)),
+            tiny=GridAnswer(grid="language_training"),
             full=(
                 *_row("medm_vl_2d"),
                 *_row("lm_frozen", "train.stages.instruct.trainable=\\[encoder,connector]"),
@@ -253,13 +214,13 @@ MEDM_VL: Final = Paper(
         PaperTable(
             name="fig3c",
             shows="3D from scratch, for longer, or from a 2D model",
-            tiny=GridAnswer(grids=("volume_start",)),
+            tiny=GridAnswer(grid="volume_start"),
             full=(
                 "medloupe train medm_vl_ct_chest_avg --root CT_RATE --out runs/from_2d "
                 "--set model.start.folder=runs/medm_vl_2d/model",
                 "medloupe train medm_vl_ct_chest_avg --root CT_RATE --out runs/from_scratch",
-                *_scored("from_2d", KINDS),
-                *_scored("from_scratch", KINDS),
+                *scored_by("from_2d", KINDS),
+                *scored_by("from_scratch", KINDS),
             ),
             needs=(DATA_2D, CT_RATE, WEIGHTS),
             differs=_FIGURE,

@@ -13,22 +13,18 @@ from itertools import combinations
 from statistics import fmean
 from typing import Literal
 
-from medloupe.config import Config
 from medloupe.evaluate.benchmark import Benchmark
 from medloupe.evaluate.metrics import find_metric
 from medloupe.evaluate.scorers.labels import LabelLine, LabelScorer
 from medloupe.evaluate.statistics import Estimate
 from medloupe.reproduce.compare import Logs
+from medloupe.reproduce.page import shown
 from medloupe.reproduce.papers.base import Column, Line, PaperTable, ScoredAnswer
-from medloupe.reproduce.papers.sheets import Sheet, percent
+from medloupe.reproduce.papers.sheets import Sheet
 from medloupe.types import EvalLog, Metric
 
 Direction = Literal["agrees", "differs", "undecided"]
 NOTHING = Estimate(None, None, None)
-
-
-class _Asked(Config):
-    benchmark: Benchmark
 
 
 def scored_sheet(table: PaperTable, answer: ScoredAnswer, logs: Logs) -> Sheet:
@@ -39,7 +35,7 @@ def scored_sheet(table: PaperTable, answer: ScoredAnswer, logs: Logs) -> Sheet:
         (
             line.label,
             line.ours,
-            *(percent(_of(column, line.ours, logs)) for column in answer.columns),
+            *(shown(_of(column, line.ours, logs)) for column in answer.columns),
         )
         for line in table.lines
         if line.ours
@@ -78,12 +74,10 @@ def directions(table: PaperTable, answer: ScoredAnswer, logs: Logs) -> Sheet | N
 
 def direction(printed: float, first: Estimate, second: Estimate) -> Direction:
     """Whether `first` less `second` has the sign of the paper's difference, as far as intervals say."""
-    if None in (first.low, first.high, second.low, second.high) or printed == 0:
+    if first.low is None or first.high is None or second.low is None or second.high is None:
         return "undecided"
-    assert first.low is not None
-    assert first.high is not None
-    assert second.low is not None
-    assert second.high is not None
+    if printed == 0:
+        return "undecided"
     if first.low > second.high:
         return "agrees" if printed > 0 else "differs"
     if second.low > first.high:
@@ -113,24 +107,16 @@ def _pairs(table: Sequence[Line], place: int) -> Iterator[tuple[Line, Line, floa
             yield first, second, one - other
 
 
-def _of(column: Column, row: str, logs: Logs, stratum: str | None = None) -> Estimate:
-    found = [
-        metric
-        for (label, _), log in logs.items()
-        if label == row
-        and (metric := _metric(column, log, column.stratum if stratum is None else stratum))
-    ]
-    return over_seeds(found)
+def _of(column: Column, row: str, logs: Logs) -> Estimate:
+    """The row's own value in a column, over all seeds."""
+    found = [log for (label, _), log in logs.items() if label == row]
+    return over_seeds(_metrics(column, found, column.stratum))
 
 
-def _metric(column: Column, log: EvalLog, stratum: str) -> Metric | None:
-    return find_metric(
-        log.metrics,
-        name=column.scorer,
-        answer_type=column.answer_type,
-        group=column.group,
-        stratum=stratum,
-    )
+def _metrics(column: Column, logs: Sequence[EvalLog], stratum: str) -> list[Metric]:
+    wanted = {"name": column.scorer, "answer_type": column.answer_type, "stratum": stratum}
+    found = (find_metric(log.metrics, **wanted) for log in logs)
+    return [metric for metric in found if metric is not None]
 
 
 def _labels_sheet(answer: ScoredAnswer, logs: Sequence[EvalLog]) -> Sheet:
@@ -140,12 +126,12 @@ def _labels_sheet(answer: ScoredAnswer, logs: Sequence[EvalLog]) -> Sheet:
     for lines in zip(*reported, strict=True):
         label, support = lines[0][0].label, lines[0][0].support
         stratum = f"finding = {label}"
-        found = [over_seeds(_all(column, logs, stratum)) for column in answer.columns]
-        shown = [
-            f"{100 * plain:.1f}" if one.estimate is None else percent(one)
+        found = [over_seeds(_metrics(column, logs, stratum)) for column in answer.columns]
+        cells = [
+            f"{100 * plain:.1f}" if one.estimate is None else shown(one)
             for one, (_, plain) in zip(found, lines, strict=True)
         ]
-        rows.append((label, *shown, str(support)))
+        rows.append((label, *cells, str(support)))
     return Sheet(
         title=f"Here, row {answer.parts!r}, x 100; averages of the first seed",
         header=("label", *(column.title for column in answer.columns), "support"),
@@ -153,13 +139,9 @@ def _labels_sheet(answer: ScoredAnswer, logs: Sequence[EvalLog]) -> Sheet:
     )
 
 
-def _all(column: Column, logs: Sequence[EvalLog], stratum: str) -> list[Metric]:
-    return [metric for log in logs if (metric := _metric(column, log, stratum)) is not None]
-
-
 def _report(column: Column, log: EvalLog) -> list[tuple[LabelLine, float]]:
     """The lines of a log's labels, each with the figure that the column shows."""
-    asked = _Asked.parse({"benchmark": log.manifest["benchmark"]}).benchmark
+    asked = Benchmark.parse(log.manifest.get("benchmark"))
     scorers = {scorer.name: scorer for scorer in asked.scorers_of(column.answer_type)}
     scorer = scorers[column.scorer]
     assert isinstance(scorer, LabelScorer), f"{column.scorer} reports no labels"

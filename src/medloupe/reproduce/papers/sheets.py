@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from medloupe.evaluate.statistics import Estimate
 from medloupe.reproduce.compare import Comparison
-from medloupe.reproduce.page import claimed, shown
+from medloupe.reproduce.page import claim_rows, majority_cells, score_cells
 from medloupe.reproduce.papers.base import PaperTable, Printed
 
 
@@ -46,20 +45,12 @@ def paper_sheet(table: PaperTable) -> Sheet | None:
 def grid_sheet(table: PaperTable, found: Comparison) -> Sheet:
     """A grid's rows under its measures, each beside the line of the paper for which it stands."""
     stands = {line.ours: line.label for line in table.lines if line.ours}
-    measures = [measure.label for measure in found.grid.measures]
-    rows = []
-    for row in found.grid.rows:
-        cells = [found.cell(row.label, measure) for measure in measures]
-        texts = (shown(cell.estimate) if cell else "-" for cell in cells)
-        rows.append((row.label, stands.get(row.label, "-"), *texts))
-    majority = tuple(
-        f"{100 * found.majority[measure]:.1f}" if measure in found.majority else "-"
-        for measure in measures
-    )
-    rows.append(("most frequent training answer", "-", *majority))
+    labels = [row.label for row in found.grid.rows]
+    rows = [(label, stands.get(label, "-"), *score_cells(found, label)) for label in labels]
+    rows.append(("most frequent training answer", "-", *majority_cells(found)))
     return Sheet(
         title=f"Here: grid {found.grid.name}, version {found.grid.version}",
-        header=("row", "stands for", *measures),
+        header=("row", "stands for", *(measure.label for measure in found.grid.measures)),
         rows=tuple(rows),
     )
 
@@ -71,22 +62,8 @@ def claims_sheet(found: Comparison) -> Sheet | None:
     return Sheet(
         title="Direction",
         header=("claim", "paper", "measure", "here", "verdict"),
-        rows=tuple(
-            (
-                claimed(answer),
-                answer.claim.paper,
-                answer.measure,
-                shown(answer.difference, signed=True),
-                answer.verdict,
-            )
-            for answer in found.answers
-        ),
+        rows=tuple(claim_rows(found)),
     )
-
-
-def percent(found: Estimate) -> str:
-    """ "61.2 (55.0 to 67.1)"."""
-    return shown(found)
 
 
 def _escaped(cell: str) -> str:

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -46,7 +46,7 @@ from medloupe.data.datasets.starter.questions import ON_REQUEST, TASKS, Task, co
 from medloupe.errors import DataError
 from medloupe.types import Language
 
-__all__ = ["ON_REQUEST", "TASKS", "StarterConfig", "Task"]
+__all__ = ["ON_REQUEST", "TASKS", "StarterConfig", "Task", "bright_slices"]
 
 CITATION = (
     "Fonov V, Evans AC, McKinstry RC, Almli CR, Collins DL. Unbiased nonlinear average "
@@ -138,3 +138,16 @@ class StarterConfig(DatasetConfig):
             access="made on this machine by medloupe prepare",
             languages=self.languages,
         )
+
+
+def bright_slices(patients: int, **fields: Any) -> StarterConfig:
+    """Slices alone, asked in English, with lesions that are plain to see; `fields` are further ones."""
+    return StarterConfig(
+        patients=patients,
+        series_per_patient=0,
+        volumes_per_patient=0,
+        conspicuity=1.0,
+        lesion_width=(0.04, 0.12),
+        languages=("en",),
+        **fields,
+    )
