@@ -166,6 +166,7 @@ def test_numbers_are_those_of_the_log(log: EvalLog) -> None:
     assert row[6].endswith("(the most frequent training answer)")
     assert row[7].startswith(f"{gap.estimate:+.3f} ")
     assert row[8] == "yes"
+    assert "| all closed |" not in section(text, "Evaluation")  # one task would be told twice
     probe = next(m for m in log.metrics if m.arm == "minus swapped" and not m.group)
     row = cells(section(text, "Probes"), "the model shown another patient's image")
     assert row[3] == "20"
@@ -174,9 +175,11 @@ def test_numbers_are_those_of_the_log(log: EvalLog) -> None:
     women = cells(section(text, "Subgroups"), "sex = female")
     assert women[2:6] == ["20", "20", "0", "1.000 \\[0.832, 1.000\\]"]
     assert women[6].startswith("+0.500 ")
+    assert "Scored by closed\\_accuracy.strict (closed). The difference is" in text
     assert "Of no row recorded: anatomy, age, site, lesion size." in text
     assert f"Calibration: {UNKNOWN}." in text
     assert "sex = male: -0.500" in section(text, "Limits")
+    assert "sex = female" not in section(text, "Limits")  # the same said of those who fare better
 
 
 def test_what_is_not_recorded_is_said_and_nothing_is_made_up(tmp_path: Path) -> None:
@@ -186,6 +189,7 @@ def test_what_is_not_recorded_is_said_and_nothing_is_made_up(tmp_path: Path) -> 
         values = re.findall(r"\*\*: (.*)", section(text, name))
         assert set(values) - {bare.manifest["rows_digest"]} == {UNKNOWN}, name
     assert f"Stages: {UNKNOWN}." in text
+    assert f"**patients**: {UNKNOWN}: questions about one image count as one" in text
     limits = section(text, "Limits")
     assert "not compared with an image-blind answerer" in limits
     assert "How it was trained is not recorded." in limits
@@ -201,9 +205,9 @@ def test_limits_come_from_the_log() -> None:
     limits = section(as_markdown("t", card_sections(log)), "Limits")
     for line in (
         "presence: no better than answering without the image",
-        "1 rows without an answer.",
-        "1 empty answers.",
-        "7 missing rows.",
+        "rows without an answer: 1.",
+        "empty answers: 1.",
+        "missing rows: 7.",
         "Evaluated on a data set with a stated partial: 12 of 90 images",
     ):
         assert line in limits
@@ -234,6 +238,29 @@ def test_where_lower_is_better_the_lower_blind_answer_is_the_stronger() -> None:
     assert [probe[5].split()[0], probe[6]] == ["-0.080", "below 0"]
     columns = scores(log).columns
     assert [cell for cell in columns[3].cells if cell] == ["0.09", "0.09"]
+
+
+def test_where_lower_is_better_a_limit_is_what_scores_higher() -> None:
+    benchmark = BENCHMARK.with_overrides(["scorers.closed=[brier.binary]"])
+    some = [
+        made_row(
+            n,
+            "yes",
+            option_probs=(0.9, 0.1) if n < 20 else (0.4, 0.6),
+            attributes={"sex": "F" if n < 20 else "M"},
+        )
+        for n in range(40)
+    ]
+    limits = section(as_markdown("t", card_sections(made_log(some, benchmark))), "Limits")
+    assert "sex = male: +0.350" in limits
+    assert "sex = female" not in limits
+
+
+def test_patients_are_counted_where_some_are_recorded() -> None:
+    some = [made_row(n, "yes") for n in range(3)]
+    some += [made_row(n, "yes", patient_id=None) for n in range(3, 5)]
+    text = as_markdown("t", card_sections(made_log(some)))
+    assert f"- **patients**: 3, and of 2 questions {UNKNOWN}: questions about one image" in text
 
 
 def test_the_stronger_of_two_blind_answers() -> None:

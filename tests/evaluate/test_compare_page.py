@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
-from made_logs import answers, made_log, made_row
+from made_logs import BENCHMARK, answers, made_log, made_row
 from numpy.typing import NDArray
 
 from medloupe.errors import ImageError
@@ -43,6 +43,21 @@ def test_the_page_of_two_runs() -> None:
     assert "two differs from one in 2 places" in page
     assert "<td>seeds.run</td><td>1</td><td>2</td>" in page
     assert page.count('<tr class="found">') == 4  # two scorers; CT and MR under the first
+
+
+def test_where_lower_is_better_the_page_says_so() -> None:
+    benchmark = BENCHMARK.with_overrides(["scorers.closed=[closed_accuracy.strict, brier.binary]"])
+    logs = {
+        name: made_log(answers(60, lambda _: True, option_probs=probs), benchmark, model=name)
+        for name, probs in (("one", (0.6, 0.4)), ("two", (0.9, 0.1)))
+    }
+    page = render_comparison(logs, [compare_logs(*logs.values(), names=("one", "two"))], shown)
+    assert "<th>difference, 95 % interval</th>" in page
+    assert "two differs from one in 1 place<" in page
+    assert page.count("lower is better") == 1
+    (line,) = (line for line in page.split("<tr") if "<td>lower is better</td>" in line)
+    assert "<td>brier.binary</td>" in line
+    assert line.startswith(' class="found"')
 
 
 def test_equal_runs_have_nothing_to_show() -> None:

@@ -257,6 +257,20 @@ def test_whatever_stands_in_the_data_is_text(page: Page) -> None:
     assert hostile.all("article")[0][0]["data-task"] == EVIL
 
 
+def test_what_stands_for_unrecorded_patients_is_said_at_the_top() -> None:
+    some = [row("a"), row("b", patient_id="a"), row("c", patient_id=None)]
+    for rows, said in (
+        (some[:2], "1"),
+        (
+            some,
+            "1, and of 1 question not recorded: questions about one image count as one patient's",
+        ),
+        (some[2:], "not recorded: questions about one image count as one patient's"),
+    ):
+        (facts,) = (text for _, text in Page(render_report(evaluation(*rows), ct)).all("header"))
+        assert f"patients{said}version" in facts
+
+
 def test_partial_copy_leak_cut_and_unscored_are_said_at_the_top() -> None:
     card = DatasetCard(name="few", partial="255 of 315 images", leak="9 images in both")
     log = evaluation(row("a", finish_reason="length"), row("b"), card=card)

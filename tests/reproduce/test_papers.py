@@ -166,6 +166,19 @@ def test_what_is_trained_at_full_size_has_its_own_folder_and_is_scored(asked: As
     assert trained == {one[one.index("--model") + 1] for one in words if one[1] == "evaluate"}
 
 
+@pytest.mark.parametrize("asked", ALL, ids=lambda asked: asked.name)
+def test_a_page_asks_models_and_rows_that_the_lines_above_made(asked: Asked) -> None:
+    made: set[str] = {"models/qilin_med_vl", "DATA"}  # `needs` tells of the first; DATA is prepared
+    for line in asked.table.full:
+        verb, *rest = line.removeprefix("medloupe ").split()
+        if verb == "sidebyside":
+            folders = [word for word in rest[: rest.index("--rows")] if ":" not in word]
+            named = {word for word in folders if "@" not in word}
+            assert named | {rest[rest.index("--rows") + 1]} <= made
+        elif "--out" in rest:
+            made.add(rest[rest.index("--out") + 1])
+
+
 @pytest.mark.parametrize("name", [a.name for a in ALL if isinstance(a.table.tiny, SettingsAnswer)])
 def test_recipes_have_the_printed_settings(name: str) -> None:
     table = of(name)

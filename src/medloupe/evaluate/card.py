@@ -8,6 +8,7 @@ recorded": nothing is filled in.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from medloupe.evaluate.metrics import (
     verdict,
 )
 from medloupe.evaluate.probes.base import Expect, probe_class
-from medloupe.evaluate.report.numbers import p_text
+from medloupe.evaluate.report.numbers import p_text, patients_of
 from medloupe.evaluate.statistics import Estimate
 from medloupe.evaluate.subgroups import Subgroup, dataset_name, subgroups, unrecorded
 from medloupe.html.markup import Html, join, tag
@@ -116,7 +117,7 @@ def card_sections(log: EvalLog, stages: Sequence[Mapping[str, Any]] = ()) -> lis
         ("Probes", _probes(log)),
         ("Subgroups", _subgroups(log, groups)),
         ("Calibration", _calibration(log)),
-        ("Limits", _limits(log, groups)),
+        ("Limits", _limits(log, benchmark, groups)),
         ("Provenance", _provenance(log)),
     ]
 
@@ -281,21 +282,24 @@ def _lora(stage: Any) -> str:
 
 
 def _evaluation(log: EvalLog, benchmark: Benchmark) -> list[Part]:
-    patients = {row.patient_id for row in log.rows if row.patient_id is not None}
     facts = Facts(
         (
             ("benchmark", f"{log.benchmark} {log.version}, {benchmark.split} split"),
             ("data set", _text(_at(log.manifest, "dataset", "name"))),
             ("version of the data set", _text(_at(log.manifest, "dataset", "version"))),
             ("questions", f"{len(log.rows):,}"),
-            ("patients", f"{len(patients):,}" if patients else UNKNOWN),
+            ("patients", patients_of(log.rows)),
             ("instruction", benchmark.instruction or "none"),
             ("new tokens at most", str(benchmark.max_new_tokens)),
             ("resamples", f"{benchmark.resamples:,}"),
         )
     )
     rows = []
-    for metric in headline(log):
+    found = headline(log)
+    tasks = Counter(metric.answer_type for metric in found if metric.group)
+    for metric in found:
+        if not metric.group and tasks[metric.answer_type] == 1:
+            continue  # all of them would say the same again
         blind = (_like(log, metric, arm) for arm in BLIND_ARMS)
         best = stronger_blind(found for found in blind if found is not None)
         gap = _like(log, metric, DIFFERENCE)
@@ -360,6 +364,14 @@ def _expected(minus: Metric, expect: Expect) -> str:
     return "below 0" if minus.lower_is_better else "above 0"
 
 
+_GROUPS = (
+    "The difference is the group's score minus that of all other rows. p is corrected for all groups of"
+    " a kind of answer (Holm); q is the share of false finds to expect among groups with such a q or"
+    " a smaller one (Benjamini and Hochberg). Differences smaller than the one visible would mostly be"
+    " missed with so many patients."
+)
+
+
 def _subgroups(log: EvalLog, groups: Sequence[Subgroup]) -> list[Part]:
     rows = [
         (
@@ -378,7 +390,11 @@ def _subgroups(log: EvalLog, groups: Sequence[Subgroup]) -> list[Part]:
     ]
     heads = ("group", "questions", "n", "patients", "unscored", "score", "difference to the rest",
              "p (Holm)", "q", "note")  # fmt: skip
-    parts: list[Part] = [Table(heads, tuple(rows))] if rows else []
+    scorers = {group.answer_type: group.scorer for group in groups}
+    scored = ", ".join(f"{name} ({kind})" for kind, name in scorers.items())
+    parts: list[Part] = (
+        [f"Scored by {scored}. {_GROUPS}", Table(heads, tuple(rows))] if rows else []
+    )
     silent = unrecorded(log.rows, dataset_name(log))
     if silent:
         parts.append(f"Of no row recorded: {', '.join(silent)}.")
@@ -399,9 +415,10 @@ def _calibration(log: EvalLog) -> list[Part]:
     return [Table(heads, tuple(rows)) if rows else f"Calibration: {UNKNOWN}."]
 
 
-def _limits(log: EvalLog, groups: Sequence[Subgroup]) -> list[Part]:
+def _limits(log: EvalLog, benchmark: Benchmark, groups: Sequence[Subgroup]) -> list[Part]:
     """What the numbers above say against the model, and what they cannot say."""
     lines = []
+    primary = benchmark.primary()
     for metric in headline(log):
         if not metric.group:
             continue
@@ -418,9 +435,11 @@ def _limits(log: EvalLog, groups: Sequence[Subgroup]) -> list[Part]:
         f"{group.dimension} = {group.value}: {_estimate(group.difference, sign=True)} against the rest"
         f" ({group.scorer}, p {p_text(group.holm)} after correction)."
         for group in groups
-        if group.holm is not None and group.holm < 0.05
+        if group.holm is not None
+        and group.holm < 0.05
+        and _is_worse(group, lower=primary[group.answer_type].lower_is_better)
     ]
-    lines += [f"{count:,} {kind}." for kind, count in noted(log).items()]
+    lines += [f"{kind}: {count:,}." for kind, count in noted(log).items()]
     for name in ("partial", "leak"):
         text = _at(log.manifest, "dataset", name)
         if text:
@@ -428,6 +447,12 @@ def _limits(log: EvalLog, groups: Sequence[Subgroup]) -> list[Part]:
     if _at(log.manifest, "trained") is None:
         lines.append("How it was trained is not recorded.")
     return [Points(tuple(lines)) if lines else "None that the files show."]
+
+
+def _is_worse(group: Subgroup, *, lower: bool) -> bool:
+    """Than the rest, where `lower` scores are better or higher ones."""
+    gap = group.difference.estimate
+    return gap is not None and (gap > 0 if lower else gap < 0)
 
 
 def _provenance(log: EvalLog) -> list[Part]:

@@ -147,12 +147,21 @@ def _lines(lines: Sequence[PairedLine], names: tuple[str, str]) -> Html:
     reach = charts.reach_of(metrics)
     rows = [_row(line, metric, reach) for line, metric in zip(lines, metrics, strict=True)]
     heads = ["questions", "scorer", "n", "patients", "unscored", *names]
-    heads += [f"{names[1]} − {names[0]}", "95 % interval", "p", "p, Holm", "q", "visible", "note"]
+    heads += [
+        f"{names[1]} − {names[0]}",
+        "difference, 95 % interval",
+        "p",
+        "p, Holm",
+        "q",
+        "visible",
+        "note",
+    ]
     return scores_table(heads, rows)
 
 
 def _row(line: PairedLine, metric: Metric, reach: float) -> Html:
     name = f"{line.dimension} = {line.value}" if line.dimension else name_of(line)
+    better = "lower is better" if line.lower_is_better else ""
     cells = (
         line.scorer,
         f"{line.n:,}",
@@ -166,7 +175,7 @@ def _row(line: PairedLine, metric: Metric, reach: float) -> Html:
         p_text(line.holm),
         p_text(line.q),
         _score(line.visible),
-        line.note,
+        "; ".join(part for part in (better, line.note) if part),
     )
     kind = {"second": "found", "first": "lost"}.get(line.winner)
     drawn = [tag("td", c, class_="picture" if i == 6 else None) for i, c in enumerate(cells)]
@@ -261,7 +270,8 @@ def _explanation() -> list[Html]:
             " for. Intervals are of 95 %, from resampled patients, and not corrected. p is two-sided: how"
             " often a difference as large comes up if the two runs' answers to each patient are"
             " exchanged at random. Holm's p and q (Benjamini and Hochberg) are corrected for all tests of"
-            " the table.",
+            " the table; a row with Holm's p below 0.05 is coloured, green where the run compared is better,"
+            " red where the first one is.",
         ),
         tag(
             "p",
@@ -280,6 +290,7 @@ def _manifests(logs: Mapping[str, EvalLog]) -> list[Html]:
             tag("tr", *(tag("td", cell) for cell in found))
             for found in differences(first.manifest, log.manifest)
         ]
-        summary = tag("summary", f"Manifests: {other} differs from {name} in {len(rows):,} places")
+        places = count_of(len(rows), "place")
+        summary = tag("summary", f"Manifests: {other} differs from {name} in {places}")
         parts.append(tag("details", summary, scores_table(("field", name, other), rows)))
     return parts

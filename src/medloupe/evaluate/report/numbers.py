@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from medloupe.html.markup import Html, tag
-from medloupe.types import AnswerType, Metric
+from medloupe.types import AnswerType, EvalRow, Metric
 
 TITLES: Mapping[AnswerType, str] = {
     "closed": "Closed questions",
@@ -51,6 +51,16 @@ def count_of(count: int, noun: str) -> str:
     """ "1 kind", "1,200 kinds", "2 boxes"."""
     plural = "es" if noun.endswith("x") else "s"
     return f"{count:,} {noun}{'' if count == 1 else plural}"
+
+
+def patients_of(rows: Sequence[EvalRow]) -> str:
+    """How many, and what stands for those of whom nothing is recorded."""
+    known = {row.patient_id for row in rows if row.patient_id is not None}
+    silent = sum(row.patient_id is None for row in rows)
+    if not silent:
+        return f"{len(known):,}"
+    of_some = f"{len(known):,}, and of {count_of(silent, 'question')} " if known else ""
+    return f"{of_some}not recorded: questions about one image count as one patient's"
 
 
 def scores_table(heads: Iterable[str], rows: Iterable[Html]) -> Html:

@@ -29,6 +29,7 @@ from medloupe.evaluate.report.numbers import (
     interval,
     minus_signs,
     number,
+    patients_of,
     scores_table,
 )
 from medloupe.evaluate.report.pictures import PIXELS, Gallery, ReadImage
@@ -109,11 +110,10 @@ class _Made(Config):
 
 
 def _header(log: EvalLog, made: _Made) -> Html:
-    patients = {row.patient_id for row in log.rows if row.patient_id is not None}
     facts = [
         ("data set", f"{made.dataset.name} {made.dataset.version}, {made.benchmark.split} split"),
         ("questions", f"{len(log.rows):,}"),
-        ("patients", f"{len(patients):,}" if patients else "unknown"),
+        ("patients", patients_of(log.rows)),
     ]
     for name in ("model", "checkpoint", "date"):
         if isinstance(log.manifest.get(name), str):

@@ -110,7 +110,7 @@ class _Litegpt(Localisation):
     """LiteGPT's public code: a box of the truth is hit by any box of its label, in whole percent of the
     image's sides and with +1 to every length; all of the truth's boxes.
 
-    The size of the image is the row's attributes `image_width` and `image_height`.
+    The size of the image is the row's attributes `image_width` and `image_height`, which the runner gives.
     """
 
     stated = (

@@ -27,6 +27,7 @@ QILIN: Final = (
 )
 TASKS: Final = ("Description", "Disease", "Location", "Comparative")
 EIGHT: Final = tuple(f"{task} {score}" for task in TASKS for score in ("B4", "M"))
+_PREPARE: Final = "medloupe prepare chili_joint --root CHILI --out data/chili"
 SIDES: Final = (448, 560, 672, 784, 896)
 
 
@@ -155,7 +156,11 @@ HIA_PAPER: Final = Paper(
             name="fig1",
             shows="a small lesion, and two examinations compared, answered by Qilin-Med-VL and by HiA",
             tiny=PageAnswer(grid="hia_parts", rows=(BASE, HIA), tasks=("diagnosis", "change")),
-            full=("medloupe sidebyside runs/qilin runs/hia --rows CHILI --out page.html",),
+            full=(
+                _PREPARE,
+                *_row("hia"),
+                "medloupe sidebyside models/qilin_med_vl runs/hia --rows data/chili --out page.html",
+            ),
             needs=(CHILI, QILIN),
         ),
         PaperTable(
@@ -170,10 +175,7 @@ HIA_PAPER: Final = Paper(
             tiny=NoAnswer(
                 why="it describes Chili-Joint; the figure prints no proportions as numbers"
             ),
-            full=(
-                "medloupe prepare chili_joint --root CHILI --out data/chili",
-                "medloupe stats data/chili",
-            ),
+            full=(_PREPARE, "medloupe stats data/chili"),
             needs=(CHILI,),
         ),
     ),

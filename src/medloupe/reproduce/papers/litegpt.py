@@ -55,6 +55,14 @@ def _full(*benchmarks: str, names: tuple[str, ...] = tuple(RECIPES)) -> tuple[st
     return tuple(found)
 
 
+_PREPARE: Final = "medloupe prepare vindr_cxr --root VINDR --out data/vindr"
+_PAGE: Final = (
+    _PREPARE,
+    *_full("vindr_cxr_findings", names=("litegpt",)),
+    "medloupe sidebyside runs/litegpt --rows data/vindr --out page.html",
+)
+
+
 def _text(name: str, task: str, answer_type: AnswerType, table: str, benchmark: str) -> PaperTable:
     """Tables 4 and 5."""
     return PaperTable(
@@ -271,7 +279,7 @@ LITEGPT: Final = Paper(
             name="7",
             shows="two radiographs, findings with boxes, answer and truth",
             tiny=PageAnswer(grid=GRID, rows=(BOTH, LARGE, SMALL), tasks=("findings",)),
-            full=("medloupe sidebyside runs/litegpt --rows VINDR --out page.html",),
+            full=_PAGE,
             needs=(VINDR, WEIGHTS),
         ),
         *(
@@ -295,17 +303,14 @@ LITEGPT: Final = Paper(
             name="fig2",
             shows="how often each of the 28 labels occurs",
             tiny=NoAnswer(why="it counts VinDr-CXR; counting needs no GPU, but the data"),
-            full=(
-                "medloupe prepare vindr_cxr --root VINDR --out data/vindr",
-                "medloupe stats data/vindr",
-            ),
+            full=(_PREPARE, "medloupe stats data/vindr"),
             needs=(VINDR,),
         ),
         PaperTable(
             name="fig3",
             shows="the boxes of Table 7, drawn",
             tiny=PageAnswer(grid=GRID, rows=(BOTH, LARGE, SMALL), tasks=("findings",)),
-            full=("medloupe sidebyside runs/litegpt --rows VINDR --out page.html",),
+            full=_PAGE,
             needs=(VINDR, WEIGHTS),
         ),
     ),

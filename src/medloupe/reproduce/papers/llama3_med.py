@@ -43,11 +43,14 @@ _PAGE: Final = PageAnswer(
     grid="scales", rows=("one scale", "three scales"), tasks=("plane", "presence", "side", "rec")
 )
 _ASK: Final = (
+    _TRAIN,
+    *scored_by("llama3_med", SETS),
     "medloupe sidebyside runs/llama3_med hf:LLAVA_MED MODEL@URL --rows DATA --out page.html",
 )
 _OTHERS: Final = (
     "GPT-4V, LLaVA and LLaVA-Med: an endpoint with your key, folders of the hub's weights"
 )
+_MADE: Final = (_OTHERS, PMC, FT_20K, WEIGHTS)
 
 
 def _hyperparameters(name: str, which: str, stage: str, *, batch: int, rate: float) -> PaperTable:
@@ -166,14 +169,17 @@ LLAMA3_MED: Final = Paper(
             shows="a chest radiograph, two questions, answered by LLaVA, LLaVA-Med, GPT-4V and Llama3-Med",
             tiny=_PAGE,
             full=_ASK,
-            needs=(_OTHERS, "the figure of https://www.ncbi.nlm.nih.gov/pmc/articles/PMC7398722/"),
+            needs=(
+                *_MADE,
+                "the figure of https://www.ncbi.nlm.nih.gov/pmc/articles/PMC7398722/",
+            ),
         ),
         PaperTable(
             name="5",
             shows="a CT of VQA-RAD, one question, answered by GPT-4V and Llama3-Med",
             tiny=_PAGE,
             full=_ASK,
-            needs=(_OTHERS, VQA),
+            needs=(*_MADE, VQA),
         ),
         PaperTable(
             name="6",
@@ -196,7 +202,7 @@ LLAMA3_MED: Final = Paper(
             shows="a slide of PathVQA, one question, answered by GPT-4V and Llama3-Med",
             tiny=_PAGE,
             full=_ASK,
-            needs=(_OTHERS, VQA),
+            needs=(*_MADE, VQA),
         ),
         PaperTable(
             name="fig1",
