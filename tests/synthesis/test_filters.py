@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 from by_path import loaded
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from medloupe.errors import ConfigError
 from medloupe.synthesis.filters import DEFAULT_FILTERS
 from medloupe.synthesis.filters.assertions import assertions
 from medloupe.synthesis.filters.duplicates import alike, bands
-from medloupe.synthesis.filters.quantities import quantities, tokens
+from medloupe.synthesis.filters.quantities import _UNITS, quantities, tokens
 from medloupe.synthesis.filters.texts import LONGEST, sentences
 from medloupe.synthesis.types import Draft, Filter, SourceRow, Turn
 from medloupe.types import Box
@@ -237,10 +239,39 @@ def test_numbers_counts_what_the_source_lists() -> None:
         ("Ⅲ期", [(3.0, "")]),
         ("a 65-year-old", [(780.0, "months")]),
         ("T2-weighted X-ray of a 3D model, one-sided", [(1.0, "")]),
+        ("for 90 minutes", [(1.5, "hours")]),
+        ("90 MİNUTEſ", [(1.5, "hours")]),
     ],
 )
 def test_quantities(text: str, values: list[tuple[float, str]]) -> None:
     assert [(found.base, found.dimension) for found in quantities(text)] == values
+
+
+@pytest.mark.parametrize("unit", _UNITS)
+def test_every_unit_is_read_in_any_case_and_number(unit: str) -> None:
+    for written in (unit, unit.upper(), f"{unit}s" if unit.isascii() and unit.isalpha() else unit):
+        (found,) = quantities(f"it is 3 {written}, so far")
+        assert found.dimension == _UNITS[unit][0], written
+
+
+PIECES = [*_UNITS, *"0123456789", "12", "3.5", "1,000", "x", "×", "-", "/", "s", "es", "st", "th", "a", "an",
+          "I", "iv", "Ⅳ", "ⅳ", "期", "级", "一", "十", "百", "零", "两个", "左", "右", "没有", "或", "left",
+          "right", "no", "not", "without", "mass", "effusion", "fracture", "Figure", "Dr.", "May", "2019",
+          "Monday", "should", "take", "?", "。", "\n", "\u00a0", "İ", "ı", "ſ", "K", "½", "²", "５",
+          "٠", "🫁", "\x00"]  # fmt: skip
+
+
+@given(st.lists(st.tuples(st.sampled_from(PIECES), st.sampled_from(["", " "])), max_size=40))
+@settings(max_examples=300, deadline=None)
+def test_no_filter_fails_on_any_text(pieces: list[tuple[str, str]]) -> None:
+    text = "".join(piece + gap for piece, gap in pieces)
+    half = len(text) // 2
+    said = draft((text[:half], text[half:]), (text[half:], text))
+    for name in DEFAULT_FILTERS:
+        for language in ("en", "zh"):
+            row = SourceRow(id="r", kind="report", text=text[::-1], language=language)
+            reason = judged(name, row, said)
+            assert reason is None or reason
 
 
 def test_tokens_of_letters_and_digits() -> None:

@@ -74,6 +74,8 @@ _NUMBER: Final = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+# Letters that a pattern without case takes for i, s and k, and that lower case leaves as they are.
+_PLAIN: Final = str.maketrans("İıſK", "IisK")
 # "x200" is a number, like "200x".
 _TIMES: Final = re.compile(r"(?<![A-Za-z0-9])[x×](?=\d)", re.IGNORECASE)
 # A number that shares the unit of the next: "2 x 3 cm", "5-7 mm", "3 to 4 weeks", "三到四厘米".
@@ -105,7 +107,7 @@ class Quantity:
 
 def quantities(text: str) -> list[Quantity]:
     """Every number in order."""
-    text = _TIMES.sub(" ", text)
+    text = _TIMES.sub(" ", text.translate(_PLAIN))
     found: list[Quantity] = []
     units: list[str] = []
     for match in _NUMBER.finditer(text):
@@ -147,9 +149,7 @@ def tokens(text: str, *, apart: bool = False) -> Iterator[tuple[str, int, int]]:
 def _with_unit(quantity: Quantity, unit: str) -> Quantity:
     if not unit:
         return quantity
-    name = unit if unit in _UNITS else unit.removesuffix("s").removesuffix("e")
-    name = name if name in _UNITS else unit.removesuffix("es")
-    dimension, factor = _UNITS[name]
+    dimension, factor = _UNITS[unit if unit in _UNITS else unit.removesuffix("s")]
     return Quantity(
         value=quantity.value,
         base=quantity.value * factor,
