@@ -170,6 +170,7 @@ class Filter(ComponentConfig):
     family: ClassVar[str] = "synthesis filter"
     table: ClassVar[Mapping[str, str]] = {
         "turns": "medloupe.synthesis.filters.turns:Turns",
+        "questions": "medloupe.synthesis.filters.questions:Questions",
         "length": "medloupe.synthesis.filters.length:Length",
         "language": "medloupe.synthesis.filters.language:Language",
         "mentions": "medloupe.synthesis.filters.mentions:Mentions",

@@ -10,6 +10,7 @@ from typing import Final
 
 DEFAULT_FILTERS: Final = (
     "turns",
+    "questions",
     "length",
     "language",
     "mentions",
