@@ -23,7 +23,7 @@ SOURCE = Path(medloupe.__file__).parent
 ROOMS = (
     ("errors", "html"),
     ("config", "endpoints"),
-    ("types",),
+    ("types", "cluster"),
     ("imaging",),
     ("data",),
     ("processing", "models"),

@@ -10,6 +10,10 @@ from typing import Any
 import pytest
 from pydicom.data import get_testdata_file
 
+from medloupe.cli.evaluate import evaluate
+from medloupe.cli.predict import predict
+from medloupe.errors import ConfigError
+
 
 def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
@@ -54,6 +58,59 @@ def test_a_folder_is_answered_whole_and_in_parts(
     assert "--question" in refused.err
 
 
+SET = {
+    "--endpoint-model": {"endpoint_model": "m"},
+    "--model-set": {"model_set": ["longest=64"]},
+    "--permission": {"permission": "phantoms only"},
+    "--trust-code": {"trust_code": True},
+}
+URL = "http://127.0.0.1:9/v1"
+
+
+@pytest.mark.parametrize(
+    ("who", "options"),
+    [
+        ({"model": "runs/first"}, ("--endpoint-model", "--model-set", "--permission")),
+        ({"model": "hf:model"}, ("--endpoint-model", "--permission")),
+        ({"model": URL}, ("--trust-code",)),
+        ({"endpoint": URL}, ("--trust-code",)),
+        ({"predictions": Path("file.jsonl")}, tuple(SET)),
+    ],
+    ids=str,
+)
+def test_options_that_would_change_nothing_are_refused(
+    who: dict[str, Any], options: tuple[str, ...], tmp_path: Path
+) -> None:
+    for option in options:
+        with pytest.raises(ConfigError, match=f"{option} changes nothing with"):
+            evaluate(**who, **SET[option], data=tmp_path, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "option"),
+    [
+        ("runs/first", "--endpoint-model"),
+        ("runs/first", "--permission"),
+        ("hf:model", "--endpoint-model"),
+        ("hf:model", "--permission"),
+        (URL, "--trust-code"),
+    ],
+)
+def test_predict_refuses_them_too(model: str, option: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{option} changes nothing with"):
+        predict(model, tmp_path, tmp_path / "out.jsonl", **SET[option])
+
+
+def test_slices_of_lines_and_an_endpoint_that_is_no_url(tmp_path: Path) -> None:
+    lines = tmp_path / "q.jsonl"
+    lines.write_text('{"id": "a", "question": "x"}\n')
+    with pytest.raises(ConfigError, match="--slices changes nothing"):
+        predict("hf:model", lines, tmp_path / "out.jsonl", slices=True)
+    with pytest.raises(ConfigError, match="--endpoint takes a url"):
+        evaluate(endpoint="hf:model", data=tmp_path, out=tmp_path)
+
+
 def test_an_evaluation_in_parts_equals_the_whole(
     finished: Path, medloupe: Any, tmp_path: Path
 ) -> None:
@@ -62,6 +119,8 @@ def test_an_evaluation_in_parts_equals_the_whole(
         "benchmark.limit=2",
         "--set",
         "generate.precision=fp32",
+        "--set",
+        "generate.option_probs=true",
         "--set",
         "probes=[swapped]",
     )

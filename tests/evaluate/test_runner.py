@@ -98,6 +98,19 @@ def test_counts_per_metric_and_patients_as_clusters(log: EvalLog) -> None:
     assert sum(part.n for part in parts) == len(side)
 
 
+def test_what_a_row_says_of_its_case_reaches_the_log_and_its_stratum(
+    squares: Dataset, log: EvalLog
+) -> None:
+    told = {row.id: row.attributes for row in squares.split("test")}
+    assert {row.id: row.attributes for row in log.rows} == told
+    planes = BENCHMARK.model_copy(update={"strata": (Stratum(attribute="plane"),)})
+    found = metric(
+        rescore(log, planes), "closed_accuracy.strict", group="presence", stratum="plane = axial"
+    )
+    asked = [row.id for row in log.rows if row.task == "presence"]
+    assert 0 < found.n == sum("plane" in told[id] for id in asked) < len(asked)
+
+
 def test_the_flavours_differ_as_published(log: EvalLog) -> None:
     assert metric(log, "closed_accuracy.llava_med", group="side").estimate == 0
     assert metric(log, "closed_accuracy.llava_med", group="presence").estimate == 1

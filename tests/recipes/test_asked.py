@@ -104,6 +104,19 @@ def test_lines_in_both_forms_and_what_is_wrong_with_some(tmp_path: Path) -> None
     assert len(found.items) == 9
 
 
+def test_a_line_that_is_not_utf_8_is_an_error_and_is_not_asked_garbled(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    latin = '{"id": "b", "question": "Lésion?"}\n'.encode("latin-1")
+    path.write_bytes('{"id": "a", "question": "Lésion?"}\n'.encode() + latin)
+    good, bad = read_input(path).items
+    assert good.asked is not None
+    assert good.asked.question == "Lésion?"
+    assert bad.asked is None
+    assert bad.id == "line 2"
+    for said in (str(path), "line 2 is not UTF-8", "Save the file as UTF-8"):
+        assert said in bad.error
+
+
 def test_what_cannot_be_asked_is_refused(tree: Path, tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_text('{"id": "a", "question": "x"}\n')
     (tmp_path / "empty").mkdir()
@@ -115,3 +128,5 @@ def test_what_cannot_be_asked_is_refused(tree: Path, tmp_path: Path) -> None:
     ]:
         with pytest.raises(DataError, match=words):
             read_input(source, questions)
+    with pytest.raises(DataError, match="Leave out --option"):
+        read_input(tmp_path / "q.jsonl", options=["yes", "no"])

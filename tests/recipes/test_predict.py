@@ -100,6 +100,30 @@ def test_the_last_part_joins_all(server: Server, given: Input, tmp_path: Path) -
     assert plain(out) == plain(tmp_path / "whole.jsonl")
 
 
+def test_parts_of_a_name_with_brackets_are_found(
+    server: Server, given: Input, tmp_path: Path
+) -> None:
+    out = tmp_path / "scan[1].jsonl"
+    run(server, given, out, shard=Shard(number=1, of=2))
+    asked = len(server.bodies)
+    assert 0 < asked < 18
+    assert run(server, given, out).whole
+    assert len(server.bodies) == 18
+
+
+@pytest.mark.parametrize("change", ["volumes=refuse", " volumes = refuse", "volumes='refuse'"])
+def test_whether_volumes_are_shown_is_asked_of_the_config(server: Server, change: str) -> None:
+    assert spec(server).reads_volumes()
+    assert not spec(server, change).reads_volumes()
+
+
+def test_an_endpoint_without_its_model_is_told_the_option() -> None:
+    spec = ModelSpec(model="http://127.0.0.1:8000/v1")
+    for ask in (spec.identity, spec.reads_volumes, lambda: spec.open(Path())):
+        with pytest.raises(ConfigError, match="Pass --endpoint-model"):
+            ask()
+
+
 def test_boxes_in_pixels_and_in_mm(server: Server, tmp_path: Path) -> None:
     server.reply = lambda _: ("a {<0><25><50><75>} b {<0><0><0><50><50><100>}", [])
     slice_ = pydicom.dcmread(str(get_testdata_file("CT_small.dcm")))
@@ -141,17 +165,49 @@ def test_two_workers_of_a_ray_cluster_give_the_same_lines(
     assert len(server.bodies) == 2 * done
 
 
+def test_what_workers_were_answered_before_the_endpoint_stopped_is_kept(
+    server: Server, given: Input, tmp_path: Path
+) -> None:
+    pytest.importorskip("ray", reason='needs ray: pip install "medloupe[ray]"')
+    server.behave = lambda number, _: "ok" if number <= 6 else "401"
+    out = tmp_path / "out.jsonl"
+    with pytest.raises(EndpointError, match="401"):
+        run(server, given, out, engine="ray", workers=1)
+    kept = read(tmp_path / "out.answers.jsonl")
+    assert sum("answer" in line for line in kept) == 6
+    asked = len(server.bodies)
+    server.behave = lambda *_: "ok"
+    assert run(server, given, out).whole
+    assert len(server.bodies) == asked + 18 - 6
+
+
+def test_rows_do_not_go_to_a_cluster_elsewhere_without_a_word(tmp_path: Path) -> None:
+    from medloupe.cli.data import Engine
+    from medloupe.cli.predict import predict as verb
+
+    (tmp_path / "q.jsonl").write_text('{"id": "a", "question": "x"}\n')
+    with pytest.raises(ConfigError, match=r"Ray cluster at 8\.8\.8\.8:6379.*--permission"):
+        verb(
+            "hf:model",
+            tmp_path / "q.jsonl",
+            tmp_path / "out.jsonl",
+            engine=Engine.ray,
+            address="8.8.8.8:6379",
+        )
+
+
 def test_images_are_not_sent_elsewhere_without_a_word(tmp_path: Path) -> None:
     from medloupe.data.dataset import DatasetCard
-    from medloupe.recipes.answering import refuse_leaving
+    from medloupe.recipes.answering import foreign_config, refuse_leaving
 
-    away = ("local=false",)
-    refuse_leaving("http://127.0.0.1:8000/v1", None, (), "")
-    refuse_leaving("hf:model", None, (), "")
+    url = "http://127.0.0.1:8000/v1"
+    here = foreign_config(url, endpoint_model="m")
+    away = foreign_config(url, endpoint_model="m", changes=["local=false"])
+    refuse_leaving(here, None, "")
     with pytest.raises(ConfigError, match="--permission"):
-        refuse_leaving("http://127.0.0.1:8000/v1", None, away, "")
-    refuse_leaving("http://127.0.0.1:8000/v1", None, away, "phantoms only")
+        refuse_leaving(away, None, "")
+    refuse_leaving(away, None, "phantoms only")
     card = DatasetCard(name="mimic_cxr")
     with pytest.raises(SynthesisError, match="agreement keeps it here"):
-        refuse_leaving("http://127.0.0.1:8000/v1", card, away, "we may")
-    refuse_leaving("http://127.0.0.1:8000/v1", card, away, "MIMIC-CXR: the provider keeps nothing")
+        refuse_leaving(away, card, "we may")
+    refuse_leaving(away, card, "MIMIC-CXR: the provider keeps nothing")

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from medloupe.cluster import stays_here
 from medloupe.errors import ConfigError, MissingExtraError
 from medloupe.synthesis.config import SynthesisConfig
 from medloupe.synthesis.pipeline import Account, Engine, synthesize
-from medloupe.synthesis.ray import stays_here
 from medloupe.synthesis.teachers import Answer, Failure
 
 FILES = ("conversations.jsonl", "llava.json", "rejected.jsonl", "outcomes.jsonl", "dataset.json")

@@ -136,7 +136,7 @@ def sidebyside(
     console.quiet_libraries()
     from medloupe.data.dataset import load_dataset
     from medloupe.html.page import write_page
-    from medloupe.recipes.answering import is_foreign, refuse_leaving
+    from medloupe.recipes.answering import refuse_leaving
     from medloupe.reproduce import sidebyside as page
 
     console.writable("--out", out.parent)
@@ -144,8 +144,8 @@ def sidebyside(
     chosen = page.choose_rows(dataset, split=split, tasks=task or (), limit=limit, ids=id_ or ())
     specs = page.model_specs(models, max_new_tokens=max_new_tokens, trust_code=trust_code)
     for spec in specs.values():
-        if is_foreign(spec.model):
-            refuse_leaving(spec.model, dataset.card, (), permission)
+        if (config := spec.foreign()) is not None:
+            refuse_leaving(config, dataset.card, permission)
     with console.Bars() as bars:
         text = page.ask_and_render(specs, dataset, chosen, progress=bars)
     write_page(out, text)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.markup import escape
@@ -14,7 +14,6 @@ from medloupe.errors import ConfigError
 
 if TYPE_CHECKING:
     from medloupe.evaluate.resume import Shard
-    from medloupe.recipes.answering import Answerer
     from medloupe.recipes.config import EvaluateConfig
     from medloupe.types import EvalLog
 
@@ -47,6 +46,35 @@ ShardOption = Annotated[
         show_default=False,
     ),
 ]
+
+
+_IDLE: Final = {
+    "a saved model": ("--endpoint-model", "--model-set", "--permission"),
+    "a model of transformers": ("--endpoint-model", "--permission"),
+    "an endpoint": ("--trust-code",),
+    "a file of answers": ("--endpoint-model", "--model-set", "--permission", "--trust-code"),
+}
+"""What changes nothing, by whoever answers."""
+
+
+def refuse_idle(who: str, given: Mapping[str, object]) -> None:
+    """Refuse options (by name, with their values) that change nothing with `who`, see `who_answers`.
+
+    Raises:
+        ConfigError: the first of them that is given.
+    """
+    for name in _IDLE[who]:
+        if given.get(name):
+            raise ConfigError(f"{name} changes nothing with {who}", remedy="Leave it out")
+
+
+def who_answers(model: str) -> str:
+    """What kind of model this is, in words."""
+    from medloupe.evaluate.predictors import HF, is_foreign
+
+    if model.startswith(HF):
+        return "a model of transformers"
+    return "an endpoint" if is_foreign(model) else "a saved model"
 
 
 def evaluate(
@@ -108,15 +136,27 @@ def evaluate(
 --data data/slake --out runs/qwen[/]
     """
     console.quiet_libraries()
-    from medloupe.evaluate.resume import Shard
-    from medloupe.recipes.answering import is_foreign
-
     given = [name for name in (model, endpoint, predictions) if name is not None]
     if len(given) != 1:
         raise ConfigError("name one of --model, --endpoint and --predictions")
+    named = model or endpoint
+    who = "a file of answers" if named is None else who_answers(named)
+    if endpoint is not None and who != "an endpoint":
+        raise ConfigError(
+            f"--endpoint takes a url, and {endpoint!r} is none",
+            remedy="Write http://HOST:PORT/v1, or pass a folder or hf:FOLDER to --model",
+        )
+    idle = {
+        "--endpoint-model": endpoint_model,
+        "--model-set": model_set,
+        "--permission": permission,
+        "--trust-code": trust_code,
+    }
+    refuse_idle(who, idle)
+    from medloupe.evaluate.resume import Shard
+
     part = None if shard is None else Shard.parse(shard)
-    foreign = endpoint or (model if model is not None and is_foreign(model) else None)
-    if model is not None and foreign is None:
+    if model is not None and who == "a saved model":
         evaluate_own(
             Path(model),
             data,
@@ -133,7 +173,7 @@ def evaluate(
             "a model that is not a run's has no folder of its own; pass --data and --out"
         )
     _evaluate_foreign(
-        foreign or "",
+        named or "",
         data,
         out,
         set_ or (),
@@ -201,28 +241,27 @@ def _evaluate_foreign(
     from medloupe.recipes.config import EvaluateConfig
 
     console.writable("--out", out)
-    card = load_dataset(data).card
-    first = EvaluateConfig(benchmark=Benchmark(name=card.name))
+    dataset = load_dataset(data)
+    first = EvaluateConfig(benchmark=Benchmark(name=dataset.card.name))
     if predictions is not None:
         first = first.model_copy(update={"probes": ()})  # a file cannot be asked
     config = _asked(first, benchmark, changes)
-    answerer: Answerer
     if predictions is not None:
         answerer = answering.open_recorded(predictions, data)
     else:
-        answering.refuse_leaving(model, card, model_set, permission)
-        answerer = answering.open_foreign(
+        foreign = answering.foreign_config(
             model,
-            data,
             endpoint_model=endpoint_model,
             changes=model_set,
             max_new_tokens=config.benchmark.max_new_tokens,
             trust_code=trust_code,
         )
+        answering.refuse_leaving(foreign, dataset.card, permission)
+        answerer = answering.open_foreign(foreign, data)
     with console.Bars() as bars:
         log = answering.evaluate_answerer(
             answerer,
-            data,
+            dataset,
             out,
             config=config,
             seed=0,

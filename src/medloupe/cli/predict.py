@@ -10,7 +10,13 @@ from rich.markup import escape
 
 from medloupe.cli import console
 from medloupe.cli.data import Engine
-from medloupe.cli.evaluate import EndpointModel, Permission, ShardOption
+from medloupe.cli.evaluate import (
+    EndpointModel,
+    Permission,
+    ShardOption,
+    refuse_idle,
+    who_answers,
+)
 from medloupe.errors import ConfigError
 
 
@@ -85,27 +91,38 @@ def predict(
 --engine ray --workers 4[/]
     """
     console.quiet_libraries()
-    from medloupe.evaluate.resume import Shard
-    from medloupe.recipes import predict as predicting
-    from medloupe.recipes.answering import is_foreign, refuse_leaving
-    from medloupe.recipes.asked import read_input
+    from medloupe.cluster import cluster_address, stays_here
 
     if engine is not Engine.ray and (workers is not None or address is not None):
         raise ConfigError(
             "--workers and --address are of a Ray cluster", remedy="Pass --engine ray with them"
         )
+    leaves = engine is Engine.ray and not stays_here(address)
+    who = who_answers(model)
+    idle = {"--endpoint-model": endpoint_model, "--trust-code": trust_code}
+    refuse_idle(who, idle if leaves else idle | {"--permission": permission})
+    from medloupe.evaluate.resume import Shard
+    from medloupe.recipes import predict as predicting
+    from medloupe.recipes.answering import refuse_leaving, refuse_sending
+    from medloupe.recipes.asked import has_questions, read_input
+
+    if slices and has_questions(source):
+        raise ConfigError(
+            "--slices changes nothing with lines that name their images", remedy="Leave it out"
+        )
     part = None if shard is None else Shard.parse(shard)
     console.writable("OUT", out, file=True)
-    changes = tuple(set_ or ())
-    if is_foreign(model):
-        refuse_leaving(model, None, changes, permission)
     spec = predicting.ModelSpec(
-        model=model if is_foreign(model) else str(Path(model).resolve()),
+        model=str(Path(model).resolve()) if who == "a saved model" else model,
         endpoint_model=endpoint_model,
-        changes=changes,
+        changes=tuple(set_ or ()),
         max_new_tokens=max_new_tokens,
         trust_code=trust_code,
     )
+    if leaves:
+        refuse_sending(f"the Ray cluster at {cluster_address(address)}", None, permission)
+    if (foreign := spec.foreign()) is not None:
+        refuse_leaving(foreign, None, permission)
     given = read_input(
         source,
         question or (),

@@ -12,18 +12,18 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from medloupe.cluster import import_ray, on_cluster, workers_on
 from medloupe.data import jsonl
 from medloupe.data.dataset import Dataset, Progress, image_path, load_dataset, write_dataset
 from medloupe.data.rows import Row, all_rows, images_of, with_images
 from medloupe.data.shards.form import INDEX_FILE, ShardIndex, ShardSet, Store, parse
 from medloupe.data.shards.read import ShardedDataset, save
 from medloupe.data.shards.write import ShardJob, make_shard
-from medloupe.errors import DataError, Fault, MissingExtraError
+from medloupe.errors import DataError, Fault
 from medloupe.imaging.files import folder_files
 from medloupe.imaging.workers import worker_pool
 from medloupe.types import Conversation, ImageRef, Record, Split
@@ -273,36 +273,18 @@ def _in_this_process(jobs: Iterable[ShardJob]) -> bool:
 def _on_ray(
     jobs: Sequence[ShardJob], workers: int | None, address: str | None
 ) -> Iterator[Fault | None]:
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingExtraError.naming("ray", extra="ray") from error
+    ray = import_ray()
     if not jobs:
         return
-    with _cluster(ray, workers, address):
+    with on_cluster(ray, workers, address):
         task = ray.remote(num_cpus=1)(make_shard)
-        ahead = _AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        ahead = _AHEAD * workers_on(ray, None)
         waiting = iter(jobs)
         running = [task.remote(job) for job in _taken(waiting, ahead)]
         while running:
             finished, running = ray.wait(running, num_returns=1)
             running += [task.remote(job) for job in _taken(waiting, len(finished))]
             yield from ray.get(finished)
-
-
-@contextmanager
-def _cluster(ray: Any, workers: int | None, address: str | None) -> Iterator[None]:
-    """The cluster that runs already, the one at `address`, or a local one for as long as it takes."""
-    if ray.is_initialized():
-        yield
-        return
-    named = address or os.environ.get("RAY_ADDRESS")
-    own = {} if named else {"num_cpus": workers or os.cpu_count(), "include_dashboard": False}
-    ray.init(address=named, log_to_driver=False, logging_level="ERROR", **own)
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _taken(jobs: Iterator[ShardJob], number: int) -> list[ShardJob]:

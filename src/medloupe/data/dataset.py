@@ -32,6 +32,10 @@ Progress = Callable[[str, int, int], None]
 """`progress(what, done, total)`."""
 
 
+def silent(what: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
 class DatasetCard(Config):
     """What a data set is, where it comes from and how much of it is here.
 

@@ -9,6 +9,7 @@ it, and asked again by whoever goes on.
 from __future__ import annotations
 
 import dataclasses
+import glob
 import hashlib
 import json
 import re
@@ -85,6 +86,12 @@ class Shard:
     def files(self, path: Path) -> list[Path]:
         """Those of all parts."""
         return [Shard(number=n, of=self.of).file(path) for n in range(1, self.of + 1)]
+
+    @staticmethod
+    def found(path: Path) -> list[Path]:
+        """Those that are there, of however many parts."""
+        name = f"{glob.escape(path.stem)}.*-of-*{glob.escape(path.suffix)}"
+        return sorted(path.parent.glob(name))
 
     def part(self, asked: Sequence[Conversation]) -> list[Conversation]:
         """What this part asks; the questions of an image stay together."""

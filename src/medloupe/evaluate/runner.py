@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from medloupe.config import Config
-from medloupe.data.dataset import Dataset, DatasetCard, Progress
+from medloupe.data.dataset import Dataset, DatasetCard, Progress, silent
 from medloupe.errors import ImageError
 from medloupe.evaluate.benchmark import Benchmark, digest_rows
 from medloupe.evaluate.majority import MAJORITY, MajorityAnswers
@@ -71,10 +71,20 @@ def run_benchmark(
     Raises:
         DataError: no rows, an unknown task, a row without an answer, a repeated id.
     """
-    plan = _Plan.make(benchmark, dataset, probes, seed=seed, look=look)
-    kept = Answers() if answers is None else answers
-    ask_all(predict, plan.asked, kept, progress=progress or _silent)
-    return plan.log(kept, manifest)
+    log = run_shard(
+        benchmark,
+        dataset,
+        predict,
+        shard=None,
+        answers=Answers() if answers is None else answers,
+        manifest=manifest,
+        seed=seed,
+        probes=probes,
+        look=look,
+        progress=progress,
+    )
+    assert log is not None  # the whole was asked
+    return log
 
 
 def run_shard(
@@ -82,21 +92,22 @@ def run_shard(
     dataset: Dataset,
     predict: Predictor | TellingPredictor,
     *,
-    shard: Shard,
+    shard: Shard | None,
     answers: Answers,
-    others: Iterable[Path],
+    others: Iterable[Path] = (),
     manifest: Mapping[str, Any],
     seed: int,
     probes: Sequence[Probe] = (Swapped(),),
     look: Look | None = None,
     progress: Progress | None = None,
 ) -> EvalLog | None:
-    """Ask one part of `run_benchmark`. The log, if with this part everything is answered, else None.
+    """`run_benchmark`, or one part of it. The log, if with this part everything is answered, else None.
 
     The files of the `others` are read when this one ends, so whichever process ends last scores all.
     """
     plan = _Plan.make(benchmark, dataset, probes, seed=seed, look=look)
-    ask_all(predict, shard.part(plan.asked), answers, progress=progress or _silent)
+    asked = plan.asked if shard is None else shard.part(plan.asked)
+    ask_all(predict, asked, answers, progress=progress or silent)
     answers.join(others)
     return plan.log(answers, manifest) if plan.is_answered(answers) else None
 
@@ -231,10 +242,6 @@ class _Kept(Config):
     dataset: DatasetCard
     rows_digest: str
     evaluation_seed: int
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
 
 
 def _majority(dataset: Dataset, rows: Sequence[Conversation]) -> list[dict[Arm, Answer]]:

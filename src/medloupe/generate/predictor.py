@@ -21,7 +21,7 @@ from pydantic import Field
 from torch import nn
 
 from medloupe.config import Config
-from medloupe.data.dataset import Progress
+from medloupe.data.dataset import Progress, silent
 from medloupe.errors import ConfigError, MedLoupeError, PromptError
 from medloupe.generate.decode import Branches, Spoken, decode_greedily
 from medloupe.generate.plan import Group, group_rows, plan_batches
@@ -53,10 +53,6 @@ class GenerateConfig(Config):
 
 
 _DEFAULTS = GenerateConfig()
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
 
 
 class Predictor:
@@ -96,7 +92,7 @@ class Predictor:
         return cls(model, processor, images, config)
 
     def __call__(
-        self, conversations: Sequence[Conversation], *, progress: Progress = _silent
+        self, conversations: Sequence[Conversation], *, progress: Progress = silent
     ) -> list[Generation]:
         """One `Generation` a conversation, in their order.
 
@@ -117,7 +113,7 @@ class Predictor:
         conversations: Sequence[Conversation],
         hear: Hear,
         *,
-        progress: Progress = _silent,
+        progress: Progress = silent,
         done: Container[int] = (),
     ) -> None:
         """Tell what becomes of each conversation: an error of those that cannot be asked first, then the

@@ -10,22 +10,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medloupe.data.dataset import DatasetCard, Progress, load_dataset
+from medloupe.data.dataset import Dataset, DatasetCard, Progress
 from medloupe.errors import ConfigError
 from medloupe.evaluate.card import write_card
 from medloupe.evaluate.log import write_log
+from medloupe.evaluate.predictors import HF
 from medloupe.evaluate.predictors.endpoint import EndpointConfig, EndpointPredictor
 from medloupe.evaluate.predictors.recorded import RecordedPredictor
 from medloupe.evaluate.predictors.shown import Showing, ShownConfig
 from medloupe.evaluate.probes import Look
 from medloupe.evaluate.report import write_report
 from medloupe.evaluate.resume import ANSWERS_FILE, Answers, Shard, TellingPredictor
-from medloupe.evaluate.runner import run_benchmark, run_shard
+from medloupe.evaluate.runner import run_shard
 from medloupe.imaging.files import sha256_file
 from medloupe.imaging.read import read_ref
 from medloupe.imaging.windows import to_display
@@ -33,9 +34,13 @@ from medloupe.recipes.config import EvaluateConfig
 from medloupe.recipes.manifest import surroundings
 from medloupe.types import EvalLog, ImageRef
 
+if TYPE_CHECKING:
+    from medloupe.evaluate.predictors.hf import HFConfig
+
+    ForeignConfig: TypeAlias = EndpointConfig | HFConfig
+
 EVALUATION_FILE = "eval.jsonl"
 REPORT_FILE = "report.html"
-HF = "hf:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +48,7 @@ class Answerer:
     """A model ready to be asked.
 
     `identity` says which model it is and how it decodes; `about` goes into manifests; `shown` is an image
-    as people are shown it beside the answer; `reads_volumes` whether a volume can be asked about.
+    as people are shown it beside the answer.
     """
 
     predict: TellingPredictor
@@ -51,44 +56,55 @@ class Answerer:
     about: Mapping[str, Any]
     look: Look
     shown: Callable[[ImageRef], NDArray[Any]]
-    reads_volumes: bool = True
 
 
-def open_foreign(
+def foreign_config(
     model: str,
-    root: Path,
     *,
     endpoint_model: str | None = None,
     changes: Sequence[str] = (),
     max_new_tokens: int = 64,
     trust_code: bool = False,
-) -> Answerer:
-    """A model that is not ours: "hf:FOLDER" (or a hub id), or the url of an endpoint.
+) -> ForeignConfig:
+    """How a model that is not ours is asked: "hf:FOLDER" (or a hub id), or the url of an endpoint.
 
-    `changes` are FIELD=VALUE of `HFConfig` or `EndpointConfig`. Images lie below `root`.
+    `changes` are FIELD=VALUE of `HFConfig` or `EndpointConfig`.
 
     Raises:
-        ConfigError: an endpoint without the name of its model, a key that is not set, a wrong field.
-        CheckpointError: transformers cannot load the model.
-        MissingExtraError: httpx is not installed.
+        ConfigError: an endpoint without the name of its model, or a wrong field.
     """
     if model.startswith(HF):
-        from medloupe.evaluate.predictors.hf import HFConfig, HFPredictor
+        from medloupe.evaluate.predictors.hf import HFConfig
 
         given = {
             "source": model.removeprefix(HF),
             "max_new_tokens": max_new_tokens,
             "trust_code": trust_code,
         }
-        config = HFConfig.parse(given).with_overrides(changes)
-        return _foreign(HFPredictor(config, root), config, config.identity(), config.source)
-    if endpoint_model is None:
+        return HFConfig.parse(given).with_overrides(changes)
+    if not endpoint_model:
         raise ConfigError(
             "an endpoint serves models by name", remedy="Pass --endpoint-model NAME with its url"
         )
     fields = {"url": model, "model": endpoint_model, "max_tokens": max_new_tokens}
-    asked = EndpointConfig.parse(fields).with_overrides(changes)
-    return _foreign(EndpointPredictor(asked, root), asked, asked.identity(), asked.model)
+    return EndpointConfig.parse(fields).with_overrides(changes)
+
+
+def open_foreign(config: ForeignConfig, root: Path) -> Answerer:
+    """A model that is not ours. Images lie below `root`.
+
+    Raises:
+        ConfigError: a key that is not set.
+        CheckpointError: transformers cannot load the model.
+        MissingExtraError: httpx is not installed.
+    """
+    if isinstance(config, EndpointConfig):
+        endpoint = EndpointPredictor(config, root)
+        return _foreign(endpoint, endpoint.images, config.identity(), config.model)
+    from medloupe.evaluate.predictors.hf import HFPredictor
+
+    loaded = HFPredictor(config, root)
+    return _foreign(loaded, loaded.images, config.identity(), config.source)
 
 
 def open_recorded(path: Path, root: Path) -> Answerer:
@@ -97,17 +113,18 @@ def open_recorded(path: Path, root: Path) -> Answerer:
     Raises:
         DataError: there are none in it.
     """
-    config = ShownConfig()
-    return _foreign(RecordedPredictor(path), config, f"file {sha256_file(path)}", path.name, root)
+    images = Showing(root, ShownConfig())
+    return _foreign(RecordedPredictor(path), images, f"file {sha256_file(path)}", path.name)
 
 
-def is_foreign(model: str) -> bool:
-    """Whether `open_foreign` opens it."""
-    return model.startswith((HF, "http://", "https://"))
+def refuse_leaving(config: ForeignConfig, card: DatasetCard | None, said: str) -> None:
+    """Refuse to show an endpoint elsewhere what may not leave, see `refuse_sending`."""
+    if isinstance(config, EndpointConfig) and not config.is_local:
+        refuse_sending(config.url, card, said)
 
 
-def refuse_leaving(model: str, card: DatasetCard | None, changes: Sequence[str], said: str) -> None:
-    """Refuse to show an endpoint elsewhere what may not leave.
+def refuse_sending(place: str, card: DatasetCard | None, said: str) -> None:
+    """Refuse to send to a place elsewhere what may not leave.
 
     A data set whose agreement keeps it here needs `said`, a permission that names it; files that no card
     describes need one that says anything.
@@ -118,30 +135,24 @@ def refuse_leaving(model: str, card: DatasetCard | None, changes: Sequence[str],
     """
     from medloupe.synthesis.guard import refuse_external
 
-    if model.startswith(HF):
-        return
-    endpoint = EndpointConfig.parse({"url": model, "model": "any"})
-    if endpoint.with_overrides(changes).is_local:
-        return
     if card is not None:
-        refuse_external(card, model, said)
+        refuse_external(card, place, said)
     elif not said.strip():
         raise ConfigError(
-            f"the images would be sent to {model}, which is not on this machine or network",
+            f"the images would be sent to {place}, which is not on this machine or network",
             field="permission",
-            remedy="Use a local endpoint; or say with --permission why they may be sent",
+            remedy="Stay on this machine or network; or say with --permission why they may be sent",
         )
 
 
 def evaluate_answerer(
     answerer: Answerer,
-    data: Path,
+    dataset: Dataset,
     out: Path,
     *,
     config: EvaluateConfig,
     seed: int,
     progress: Progress,
-    manifest: Mapping[str, Any] | None = None,
     curve: Sequence[Mapping[str, Any]] | None = None,
     resume: bool = False,
     shard: Shard | None = None,
@@ -154,34 +165,21 @@ def evaluate_answerer(
     Raises:
         ConfigError: `out` holds answers of an evaluation that did not finish, and `resume` is false.
     """
-    dataset = load_dataset(data)
-    with open_answers(out, answerer.identity, data, resume=resume, shard=shard) as answers:
-        if shard is None:
-            log: EvalLog | None = run_benchmark(
-                config.benchmark,
-                dataset,
-                answerer.predict,
-                manifest=manifest or answerer.about,
-                seed=seed,
-                probes=config.probes,
-                look=answerer.look,
-                progress=progress,
-                answers=answers,
-            )
-        else:
-            log = run_shard(
-                config.benchmark,
-                dataset,
-                answerer.predict,
-                shard=shard,
-                others=shard.files(out / ANSWERS_FILE),
-                manifest=manifest or answerer.about,
-                seed=seed,
-                probes=config.probes,
-                look=answerer.look,
-                progress=progress,
-                answers=answers,
-            )
+    root = dataset.root
+    with open_answers(out, answerer.identity, root, resume=resume, shard=shard) as answers:
+        log = run_shard(
+            config.benchmark,
+            dataset,
+            answerer.predict,
+            shard=shard,
+            others=() if shard is None else shard.files(out / ANSWERS_FILE),
+            manifest=answerer.about,
+            seed=seed,
+            probes=config.probes,
+            look=answerer.look,
+            progress=progress,
+            answers=answers,
+        )
     if log is None:
         return None
     if isinstance(answerer.predict, RecordedPredictor):
@@ -207,7 +205,7 @@ def open_answers(
     path = out / ANSWERS_FILE
     if shard is not None:
         return Answers(shard.file(path), model=identity, root=root)
-    parts = sorted(out.glob(f"{path.stem}.*-of-*{path.suffix}"))
+    parts = Shard.found(path)
     if resume:
         return Answers(path, model=identity, root=root, kept=parts)
     log = out / EVALUATION_FILE
@@ -220,31 +218,12 @@ def open_answers(
     return Answers(path, model=identity, root=root, fresh=True)
 
 
-def _foreign(
-    predict: TellingPredictor,
-    config: ShownConfig,
-    identity: str,
-    name: str,
-    root: Path | None = None,
-) -> Answerer:
+def _foreign(predict: TellingPredictor, images: Showing, identity: str, name: str) -> Answerer:
     """`about` leaves out nothing but a key, which is in no config."""
-    images = Showing(root, config) if root is not None else _images_of(predict)
+    config = images.config
 
     def shown(ref: ImageRef) -> NDArray[np.uint8]:
         return to_display(read_ref(ref, images.root), config.window)
 
     about = {"model": name, "config": config.to_dict(), "checkpoint": identity, **surroundings()}
-    return Answerer(
-        predict=predict,
-        identity=identity,
-        about=about,
-        look=images,
-        shown=shown,
-        reads_volumes=config.volumes != "refuse",
-    )
-
-
-def _images_of(predict: Any) -> Showing:
-    images = predict.images
-    assert isinstance(images, Showing)
-    return images
+    return Answerer(predict=predict, identity=identity, about=about, look=images, shown=shown)

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from medloupe.config import Config
 from medloupe.data.datasets.folder.files import SUFFIXES, VOLUMES
 from medloupe.data.jsonl import parse_row
-from medloupe.errors import DataError
+from medloupe.errors import DataError, Fault
 from medloupe.imaging.dicom.series import SeriesSummary, scan_series
 from medloupe.types import Conversation, ImageRef, Message, Text
 
@@ -88,17 +88,18 @@ def read_input(
 
     Raises:
         DataError: there is no such file or folder, no question for its images, nothing in it, or
-            questions for a file that brings its own.
+            questions or options for a file that brings its own.
     """
     if not source.exists():
         raise DataError("no such file or folder", file=str(source))
-    if source.is_file() and source.suffix.lower() in _LINES:
-        if questions:
-            raise DataError(
-                "the lines of this file bring their questions",
-                remedy="Leave out --question",
-                file=str(source),
-            )
+    if has_questions(source):
+        for given, what in ((questions, "question"), (options, "option")):
+            if given:
+                raise DataError(
+                    f"the lines of this file bring their {what}s",
+                    remedy=f"Leave out --{what}",
+                    file=str(source),
+                )
         found = Input(root=source.parent, items=tuple(_unique(_lines(source))))
     elif not questions:
         raise DataError("images need a question", remedy="Pass --question", file=str(source))
@@ -111,12 +112,29 @@ def read_input(
     return found
 
 
+def has_questions(source: Path) -> bool:
+    """Whether it is a file of questions, by its name."""
+    return source.is_file() and source.suffix.lower() in _LINES
+
+
 def _lines(source: Path) -> Iterator[Item]:
     """A row of each line that is not empty; what is wrong with one is its error."""
     content = source.read_bytes().removeprefix(b"\xef\xbb\xbf")
     for number, line in enumerate(content.split(b"\n"), start=1):
         if line.strip():
-            yield _item(line.decode(errors="replace"), number, source)
+            yield _decoded(line, number, source)
+
+
+def _decoded(line: bytes, number: int, source: Path) -> Item:
+    try:
+        return _item(line.decode(), number, source)
+    except UnicodeDecodeError as error:  # never asked with other letters than its author's
+        fault = Fault(
+            rule=f"line {number} is not UTF-8 (byte {error.start})",
+            remedy="Save the file as UTF-8",
+            file=str(source),
+        )
+        return Item(id=f"line {number}", error=str(fault))
 
 
 def _item(text: str, number: int, source: Path) -> Item:
@@ -157,11 +175,12 @@ def _images(
     refs: list[ImageRef] = []
     for series in scan.series:
         refs += _of_series(series, root, volumes=volumes)
+    in_series = {file for series in scan.series for file in series.files}
     skipped = 0
     for path, why in scan.others:
         if why.startswith(_NO_IMAGE) and not path.name.lower().endswith(SUFFIXES):
             skipped += 1
-        elif not any(path in series.files for series in scan.series):
+        elif path not in in_series:
             refs.append(_of_file(path, root, volumes=volumes))
     refs.sort(key=lambda ref: (ref.uri, ref.frame or 0))
     items = [

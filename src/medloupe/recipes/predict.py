@@ -7,34 +7,29 @@ OUT's name with .answers.jsonl     what was said, as it comes: the same command 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from medloupe.cluster import explained, import_ray, on_cluster, workers_on
 from medloupe.config import Config
-from medloupe.data.dataset import Progress
+from medloupe.data.dataset import Progress, silent
 from medloupe.data.store import aside, write_lines
-from medloupe.errors import ConfigError, MedLoupeError, MissingExtraError
-from medloupe.evaluate.predictors.endpoint import EndpointConfig
-from medloupe.evaluate.resume import (
-    Answers,
-    Said,
-    Shard,
-    ask_all,
-    by_images,
-    dump_answer,
-    load_answer,
-)
+from medloupe.errors import MedLoupeError
+from medloupe.evaluate.predictors import is_foreign
+from medloupe.evaluate.resume import Answers, Said, Shard, ask_all, by_images
 from medloupe.evaluate.runner import probabilities
 from medloupe.generate import GenerateConfig
 from medloupe.imaging.read import read_ref
 from medloupe.processing import Processor
 from medloupe.recipes import run
-from medloupe.recipes.answering import HF, Answerer, is_foreign, open_foreign
+from medloupe.recipes.answering import Answerer, foreign_config, open_foreign
 from medloupe.recipes.asked import Input, Item
 from medloupe.types import Box, Conversation, Generation, ImageRef, MedicalImage
+
+if TYPE_CHECKING:
+    from medloupe.recipes.answering import ForeignConfig
 
 Engine = Literal["local", "ray"]
 _CHUNK = 64  # rows that a worker of a cluster is handed at once
@@ -55,43 +50,41 @@ class ModelSpec(Config):
 
     def open(self, root: Path) -> Answerer:
         """Load it, or connect."""
-        if is_foreign(self.model):
-            return open_foreign(
-                self.model,
-                root,
-                endpoint_model=self.endpoint_model,
-                changes=self.changes,
-                max_new_tokens=self.max_new_tokens,
-                trust_code=self.trust_code,
-            )
+        config = self.foreign()
+        if config is not None:
+            return open_foreign(config, root)
         return run.open_own(
             self._folder, root=root, config=self._decoding, trust_code=self.trust_code
         )
 
+    def foreign(self) -> ForeignConfig | None:
+        """How it is asked, where it is not ours.
+
+        Raises:
+            ConfigError: an endpoint without the name of its model, or a wrong field.
+        """
+        if not is_foreign(self.model):
+            return None
+        return foreign_config(
+            self.model,
+            endpoint_model=self.endpoint_model,
+            changes=self.changes,
+            max_new_tokens=self.max_new_tokens,
+            trust_code=self.trust_code,
+        )
+
     def identity(self) -> str:
         """`Answerer.identity`, without loading weights."""
-        if self.model.startswith(HF):
-            from medloupe.evaluate.predictors.hf import HFConfig
-
-            given = {
-                "source": self.model.removeprefix(HF),
-                "max_new_tokens": self.max_new_tokens,
-                "trust_code": self.trust_code,
-            }
-            return HFConfig.parse(given).with_overrides(self.changes).identity()
-        if is_foreign(self.model):
-            fields = {
-                "url": self.model,
-                "model": self.endpoint_model or "",
-                "max_tokens": self.max_new_tokens,
-            }
-            return EndpointConfig.parse(fields).with_overrides(self.changes).identity()
+        config = self.foreign()
+        if config is not None:
+            return config.identity()
         return run.identity_of(self._folder, self._decoding)
 
     def reads_volumes(self) -> bool:
         """Whether a volume can be asked about as one."""
-        if is_foreign(self.model):
-            return "volumes=refuse" not in self.changes
+        config = self.foreign()
+        if config is not None:
+            return config.volumes != "refuse"
         return Processor.load(self._folder).layouts.volume is not None
 
     @property
@@ -130,13 +123,12 @@ def predict(
 
     Raises:
         CheckpointError, ConfigError: the model cannot be opened.
-        EndpointError: an endpoint will answer none.
+        EndpointError: an endpoint will answer none; what it answered before is kept.
         MissingExtraError: Ray is not installed.
     """
     journal = out.with_name(f"{out.stem}.answers.jsonl")
     own = journal if shard is None else shard.file(journal)
-    parts = sorted(journal.parent.glob(f"{journal.stem}.*-of-*{journal.suffix}"))
-    kept = () if shard is not None else parts
+    kept = () if shard is not None else Shard.found(journal)
     with Answers(own, model=spec.identity(), root=given.root, kept=kept) as answers:
         asked = given.asked if shard is None else shard.part(given.asked)
         left = [one for one in asked if not answers.is_done(answers.key(one))]
@@ -236,31 +228,29 @@ def _box(box: Box, image: MedicalImage) -> dict[str, Any]:
     return edges | placed
 
 
+_Told: TypeAlias = dict[int, Generation | MedLoupeError]
+"""What became of rows, by their number."""
+
+
 class _Worker:
-    """Lives in an actor: one open model. Rows come and answers go as JSON values."""
+    """Lives in an actor: one open model."""
 
-    def __init__(self, spec: str, root: str) -> None:
-        self._predict = ModelSpec.model_validate_json(spec).open(Path(root)).predict
+    def __init__(self, spec: ModelSpec, root: Path) -> None:
+        self._predict = spec.open(root).predict
+        self._stop: MedLoupeError | None = None
 
-    def ask(self, rows: Sequence[str]) -> list[dict[str, Any]]:
-        said: dict[int, dict[str, Any]] = {}
-
-        def hear(number: int, answer: Generation | MedLoupeError) -> None:
-            if isinstance(answer, Generation):
-                said[number] = {"answer": dump_answer(answer)}
-            else:
-                said[number] = {"error": str(answer)}
-
-        asked = [Conversation.model_validate_json(row) for row in rows]
-        self._predict.answer_each(asked, hear, progress=_unwatched, done=frozenset())
-        return [said[number] for number in range(len(rows))]
+    def ask(self, rows: Sequence[Conversation]) -> tuple[_Told, MedLoupeError | None]:
+        """What was told before all was, or before what keeps the model from answering any more."""
+        told: _Told = {}
+        if self._stop is None:
+            try:
+                self._predict.answer_each(rows, told.__setitem__, progress=silent, done=frozenset())
+            except MedLoupeError as error:
+                self._stop = error
+        return told, self._stop
 
     def ready(self) -> bool:
         return True
-
-
-def _unwatched(what: str, done: int, total: int) -> None:
-    """Progress inside of a worker."""
 
 
 def _ask_on_ray(
@@ -273,66 +263,66 @@ def _ask_on_ray(
     progress: Progress,
 ) -> None:
     """Chunks to whichever worker is free; the driver alone writes. Machines of the cluster see the model
-    and the images under the same names."""
+    and the images under the same names.
+
+    Raises:
+        MedLoupeError: of the first worker that cannot go on, when the others have told what they have.
+    """
+    ray = import_ray()
+    with on_cluster(ray, workers, address):
+        actors = _workers(ray, spec, root.resolve(), workers)
+        waiting = _chunks(left)
+        running: dict[Any, tuple[Any, list[Conversation]]] = {}
+
+        def hand(actor: Any) -> None:
+            for rows in waiting:
+                running[actor.ask.remote(rows)] = actor, rows
+                return
+
+        for _ in range(_AHEAD):
+            for actor in actors:
+                hand(actor)
+        count = 0
+        stop: MedLoupeError | None = None
+        while running:
+            (finished,), _ = ray.wait(list(running), num_returns=1)
+            actor, rows = running.pop(finished)
+            told, stopped = _told_by(ray, finished)
+            assert stopped is not None or len(told) == len(rows)
+            stop = stop or stopped
+            if stop is None:
+                hand(actor)
+            for number, said in told.items():
+                answers.add(answers.key(rows[number]), rows[number].id, said)
+            count += len(told)
+            progress("answer", count, len(left))
+    if stop is not None:
+        raise stop
+
+
+def _workers(ray: Any, spec: ModelSpec, root: Path, workers: int | None) -> list[Any]:
+    """Actors with open models."""
+    number = workers_on(ray, workers)
+    holder = ray.remote(num_cpus=1, max_restarts=1, max_task_retries=1)(_Worker)
+    actors = [holder.remote(spec, root) for _ in range(number)]
     try:
-        import ray
-    except ImportError as error:
-        raise MissingExtraError.naming("ray", extra="ray") from error
-    ours = not ray.is_initialized()
-    if ours:
-        named = address or os.environ.get("RAY_ADDRESS")
-        own = {} if named else {"num_cpus": workers or os.cpu_count(), "include_dashboard": False}
-        ray.init(address=named, log_to_driver=False, logging_level="ERROR", **own)
-    try:
-        _shared_out(ray, spec, root.resolve(), left, answers, workers, progress)
+        ray.get([actor.ready.remote() for actor in actors])
     except ray.exceptions.RayError as error:
         raise _explained(error) from None
-    finally:
-        if ours:
-            ray.shutdown()
+    return actors
 
 
-def _shared_out(
-    ray: Any,
-    spec: ModelSpec,
-    root: Path,
-    left: Sequence[Conversation],
-    answers: Answers,
-    workers: int | None,
-    progress: Progress,
-) -> None:
-    cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
-    number = workers or cpus
-    if number > cpus:  # the last ones would be waited for without end
-        raise ConfigError(
-            f"{number} workers were asked for, and the cluster has {cpus} CPUs",
-            remedy=f"Pass --workers {cpus} or fewer",
-        )
-    holder = ray.remote(num_cpus=1, max_restarts=1, max_task_retries=1)(_Worker)
-    actors = [holder.remote(spec.to_json(), str(root)) for _ in range(number)]
-    ray.get([actor.ready.remote() for actor in actors])
-    waiting = _chunks(left)
-    running: dict[Any, tuple[Any, list[Conversation]]] = {}
+def _told_by(ray: Any, finished: Any) -> tuple[_Told, MedLoupeError | None]:
+    try:
+        told: tuple[_Told, MedLoupeError | None] = ray.get(finished)
+    except ray.exceptions.RayError as error:
+        return {}, _explained(error)
+    return told
 
-    def hand(actor: Any) -> None:
-        for rows in waiting:
-            running[actor.ask.remote([row.to_json() for row in rows])] = actor, rows
-            return
 
-    for _ in range(_AHEAD):
-        for actor in actors:
-            hand(actor)
-    told = 0
-    while running:
-        (finished,), _ = ray.wait(list(running), num_returns=1)
-        actor, rows = running.pop(finished)
-        hand(actor)
-        for row, said in zip(rows, ray.get(finished), strict=True):
-            failed = "error" in said
-            answer = MedLoupeError(said["error"]) if failed else load_answer(said["answer"])
-            answers.add(answers.key(row), row.id, answer)
-        told += len(rows)
-        progress("answer", told, len(left))
+def _explained(error: Exception) -> MedLoupeError:
+    again = "Run the same command again: what was answered is kept"
+    return explained(error, "a worker failed", remedy=again)
 
 
 def _chunks(left: Sequence[Conversation]) -> Iterator[list[Conversation]]:
@@ -345,15 +335,3 @@ def _chunks(left: Sequence[Conversation]) -> Iterator[list[Conversation]]:
             chunk = []
     if chunk:
         yield chunk
-
-
-def _explained(error: Exception) -> MedLoupeError:
-    """What went wrong in a worker, without its traceback."""
-    for found in (error, error.__cause__):
-        if isinstance(found, MedLoupeError):
-            return found
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return ConfigError(
-        f"a worker failed: {lines[-1]}",
-        remedy="Run the same command again: what was answered is kept",
-    )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -247,16 +247,23 @@ def evaluate_part(
     """
     run = load_run_of(folder, trust_code=trust_code)
     asked = config or run.evaluate
-    answerer = open_own(folder, root=data, config=asked.decoding(), trust_code=trust_code, run=run)
+    dataset = load_dataset(data)
+    answerer = open_own(
+        folder,
+        root=data,
+        config=asked.decoding(),
+        trust_code=trust_code,
+        run=run,
+        about=_evaluation_manifest(folder, run, dataset),
+    )
     curve = [row for row in read_log(folder.parent / "train.jsonl") if row["event"] == "step"]
     return evaluate_answerer(
         answerer,
-        data,
+        dataset,
         out,
         config=asked,
         seed=run.seed,
         progress=progress,
-        manifest=_evaluation_manifest(folder, run, load_dataset(data)),
         curve=curve,
         resume=resume,
         shard=shard,
@@ -270,8 +277,9 @@ def open_own(
     config: GenerateConfig,
     trust_code: bool = False,
     run: RunConfig | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> Answerer:
-    """A saved model of ours, ready to be asked about images below `root`."""
+    """A saved model of ours, ready to be asked about images below `root`; see `Answerer` for `about`."""
     made = run or load_run_of(folder, trust_code=trust_code)
     store = _store_here(made.store)
     predict = load(folder, root=root, config=config, trust_code=trust_code, store=store)
@@ -282,10 +290,9 @@ def open_own(
     return Answerer(
         predict=predict,
         identity=identity_of(folder, config),
-        about={"model": made.name, "config": made.to_dict(), **surroundings()},
+        about=about or {},
         look=predict.images,
         shown=shown,
-        reads_volumes=predict.processor.layouts.volume is not None,
     )
 
 

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from medloupe.data.dataset import Dataset, Progress
+from medloupe.data.dataset import Dataset, Progress, silent
 from medloupe.errors import ConfigError
 from medloupe.evaluate.log import read_log
 from medloupe.imaging.workers import worker_pool
@@ -261,12 +261,8 @@ class Reproduction:
         }
 
 
-def _silent(what: str, done: int, total: int) -> None:
-    del what, done, total
-
-
 def _train_and_score(
-    config: RunConfig, data: Path, folder: Path, features: Path, progress: Progress = _silent
+    config: RunConfig, data: Path, folder: Path, features: Path, progress: Progress = silent
 ) -> float:
     """One run, as far as it is not done; returns the seconds that it took now."""
     begun = time.perf_counter()

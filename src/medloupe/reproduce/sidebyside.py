@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from medloupe.data.dataset import Dataset, Progress
 from medloupe.errors import ConfigError, DataError, MedLoupeError, did_you_mean
 from medloupe.evaluate.benchmark import limited_rows
+from medloupe.evaluate.predictors import HF, is_foreign
 from medloupe.evaluate.report.pictures import Gallery
 from medloupe.evaluate.resume import TellingPredictor
 from medloupe.html.markup import Html, join, tag
 from medloupe.html.page import asset, document
-from medloupe.recipes.answering import HF, is_foreign
 from medloupe.recipes.predict import ModelSpec
 from medloupe.types import Box, Conversation, Generation, ImageRef, Split
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
+from medloupe.cluster import stays_here
 from medloupe.config import Config
 from medloupe.data.dataset import CARD_FILE, DatasetCard, Progress
 from medloupe.errors import ConfigError, DataError
@@ -26,7 +27,7 @@ from medloupe.synthesis.journal import JOURNAL_FILE, Journal, Notes, Use, refuse
 from medloupe.synthesis.judging import OUTCOMES_FILE, Judge, OutcomeFiles, Tally, write_whole
 from medloupe.synthesis.page import write_sample_page
 from medloupe.synthesis.prompts import prompt_set
-from medloupe.synthesis.ray import open_on_ray, stays_here
+from medloupe.synthesis.ray import open_on_ray
 from medloupe.synthesis.teachers import Teacher, TeacherConfig
 from medloupe.synthesis.types import (
     Outcome,

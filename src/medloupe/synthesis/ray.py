@@ -8,22 +8,20 @@ machine.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from medloupe.endpoints import is_local
-from medloupe.errors import ConfigError, MedLoupeError, MissingExtraError
+from medloupe.cluster import explained, import_ray, join_cluster, workers_on
+from medloupe.errors import MedLoupeError
 from medloupe.synthesis.teachers.base import Answer, Failure, Teacher, TeacherConfig
 from medloupe.synthesis.types import ChatMessage
 
 
 class _Holder:
-    """Lives in an actor: the open teachers of one worker. Configs come and answers go as JSON."""
+    """Lives in an actor: the open teachers of one worker."""
 
-    def __init__(self, configs: Sequence[str]) -> None:
-        read = [TeacherConfig.model_validate_json(text) for text in configs]
-        self._teachers = {config.called: config.open() for config in read}
+    def __init__(self, configs: Sequence[TeacherConfig]) -> None:
+        self._teachers = {config.called: config.open() for config in configs}
 
     async def ask(
         self, teacher: str, messages: list[ChatMessage], schema: dict[str, Any] | None
@@ -94,13 +92,6 @@ class _RayTeacher(Teacher):
         await self._cluster.leave()
 
 
-def stays_here(address: str | None) -> bool:
-    """Whether the cluster at `address` (or `RAY_ADDRESS`) is on this machine or network: where it is not,
-    whatever its actors are sent has left."""
-    named = address or os.environ.get("RAY_ADDRESS") or "auto"
-    return named in ("auto", "local") or is_local(f"http://{named.rpartition('://')[2]}")
-
-
 def open_on_ray(
     configs: Sequence[TeacherConfig], *, workers: int | None, address: str | None
 ) -> dict[str, Teacher]:
@@ -113,46 +104,23 @@ def open_on_ray(
         ConfigError: more workers than CPUs, or a teacher cannot be opened on one: a key that is not set
             there, for one.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingExtraError.naming("ray", extra="ray") from error
-    ours = not ray.is_initialized()
-    if ours:
-        named = address or os.environ.get("RAY_ADDRESS")
-        own = {} if named else {"num_cpus": workers or os.cpu_count(), "include_dashboard": False}
-        ray.init(address=named, log_to_driver=False, logging_level="ERROR", **own)
+    ray = import_ray()
+    ours = join_cluster(ray, workers, address)
     try:
         actors = _actors(ray, configs, workers)
     except (MedLoupeError, ray.exceptions.RayError) as error:
         if ours:
             ray.shutdown()
-        raise _explained(error) from None
+        raise explained(error, "a worker cannot open the teachers") from None
     cluster = _Cluster(ray, actors, ours=ours)
     return {config.called: _RayTeacher(cluster, config.called) for config in configs}
 
 
 def _actors(ray: Any, configs: Sequence[TeacherConfig], workers: int | None) -> list[Any]:
     """`workers` actors with open teachers."""
-    cpus = max(1, int(ray.cluster_resources().get("CPU", 1)))
-    number = workers or cpus
-    if number > cpus:  # the last ones would be waited for without end
-        raise ConfigError(
-            f"{number} workers were asked for, and the cluster has {cpus} CPUs",
-            remedy=f"Pass --workers {cpus} or fewer",
-        )
-    plain = [config.to_json() for config in configs]
+    number = workers_on(ray, workers)
     at_once = sum(config.concurrency for config in configs) + 1
     holder = ray.remote(num_cpus=1, max_restarts=-1)(_Holder)
-    actors = [holder.options(max_concurrency=at_once).remote(plain) for _ in range(number)]
+    actors = [holder.options(max_concurrency=at_once).remote(configs) for _ in range(number)]
     ray.get([actor.ready.remote() for actor in actors])
     return actors
-
-
-def _explained(error: Exception) -> MedLoupeError:
-    """What kept a teacher from opening, without the worker's traceback."""
-    for found in (error, error.__cause__):
-        if isinstance(found, MedLoupeError):
-            return found
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return ConfigError(f"a worker cannot open the teachers: {lines[-1]}")

@@ -188,7 +188,7 @@ class EndpointPredictor:
                 sitting.ended.set()
                 for task, number in running.items():  # of who is interrupted here
                     if not (task.cancel() or tell.failed or task.exception()):
-                        tell(number, task.result())
+                        tell.hear(number, task.result())
         if sitting.reason is not None:
             raise sitting.reason
 
@@ -376,11 +376,17 @@ class _Telling:
     def __call__(self, number: int, answer: _Outcome) -> None:
         if answer is None:
             return
+        self.hear(number, answer)
+        self._told += 1
+        self._progress("answer", self._told, self._total)
+
+    def hear(self, number: int, answer: _Outcome) -> None:
+        """Pass one on uncounted: progress may be what is interrupted."""
+        if answer is None:
+            return
         self.failed = True
         self._hear(number, answer)
         self.failed = False
-        self._told += 1
-        self._progress("answer", self._told, self._total)
 
 
 @dataclass(frozen=True, kw_only=True)

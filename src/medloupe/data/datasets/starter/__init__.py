@@ -38,7 +38,14 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from medloupe.data.dataset import CARD_FILE, Dataset, DatasetCard, Progress, write_dataset
+from medloupe.data.dataset import (
+    CARD_FILE,
+    Dataset,
+    DatasetCard,
+    Progress,
+    silent,
+    write_dataset,
+)
 from medloupe.data.datasets.base import DatasetConfig
 from medloupe.data.datasets.starter.cases import DATASET, LICENCE
 from medloupe.data.datasets.starter.make import make_all
@@ -52,10 +59,6 @@ CITATION = (
     "Fonov V, Evans AC, McKinstry RC, Almli CR, Collins DL. Unbiased nonlinear average "
     "age-appropriate brain templates from birth to adulthood. NeuroImage 47 (2009) S102"
 )
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    del what, done, total
 
 
 class StarterConfig(DatasetConfig):
@@ -105,7 +108,7 @@ class StarterConfig(DatasetConfig):
         out: Path,
         *,
         root: Path | None = None,
-        progress: Progress = _silent,
+        progress: Progress = silent,
         workers: int | None = None,
     ) -> Dataset:
         """Make the data set in `out`; `root` is not used. The same config gives the same bytes.
