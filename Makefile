@@ -1,9 +1,11 @@
 # Two commands: `make quickstart` (install, train, evaluate, ask) and `make test` (lint, types, tests).
+# `make nightly` answers every table of the four papers that a CPU can, hours long; it goes on where it stopped.
 #
 #   PYTHON       the interpreter that makes .venv: Python >= 3.11
 #   VENV         where the environment lies
 #   OUT          where the quickstart writes
-#   WORKERS      processes that run tests at once, each on one thread
+#   WORKERS      processes that run tests, or trainings of the night, at once, each on one thread
+#   SEEDS        seeds of every training of the night
 #   TORCH_INDEX  PyTorch's index for the light CPU wheel, where pip would otherwise fetch the CUDA build:
 #                make quickstart TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
@@ -11,17 +13,19 @@ PYTHON ?= python3
 VENV ?= .venv
 OUT ?= runs/quickstart
 WORKERS ?= 2
+SEEDS ?= 1
 TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help install quickstart test lint format clean
+.PHONY: help install quickstart test nightly lint format clean
 
 help:
 	@echo "make quickstart   install, prepare data, train, evaluate, ask one question"
 	@echo "make test         install, lint, type check, all tests"
+	@echo "make nightly      the papers' tables at tiny scale, hours long"
 	@echo "make format       let ruff rewrite the sources"
 	@echo "make clean        remove the environment and caches (runs/ stays)"
 
@@ -46,6 +50,12 @@ quickstart: $(STAMP)
 
 test: $(STAMP) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+nightly: $(STAMP)
+	for paper in hia llama3_med litegpt medm_vl; do \
+	  OMP_NUM_THREADS=1 $(BIN)/medloupe reproduce $$paper --seeds $(SEEDS) --processes $(WORKERS) \
+	    --out runs/nightly || exit; \
+	done
 
 lint: $(STAMP)
 	$(BIN)/ruff check
