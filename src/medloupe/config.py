@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_serializer, model_validator
 from pydantic import ModelWrapValidatorHandler as Handler
+from pydantic_core import ErrorDetails
 
 from medloupe.errors import ConfigError, did_you_mean
 
@@ -259,8 +260,11 @@ def _readable(
     cls: type[Config], error: ValidationError, data: Any, file: str | None
 ) -> ConfigError:
     lines = []
-    for item in error.errors():
+    found = error.errors()
+    for item in found:
         where = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "too_short" and any(_is_inside(other, item) for other in found):
+            continue  # an entry that is wrong was counted as none
         if item["type"] == "extra_forbidden":
             known = _fields_at(cls, data, item["loc"][:-1])
             lines.append(f"{where}: unknown field; {did_you_mean(str(item['loc'][-1]), known)}")
@@ -268,6 +272,11 @@ def _readable(
             message = item["msg"].removeprefix("Value error, ")
             lines.append(f"{where}: {message}" if where else message)
     return ConfigError("; ".join(lines), file=file)
+
+
+def _is_inside(error: ErrorDetails, outer: ErrorDetails) -> bool:
+    place = outer["loc"]
+    return len(error["loc"]) > len(place) and error["loc"][: len(place)] == place
 
 
 def _fields_at(cls: type[Config], data: Any, loc: tuple[int | str, ...]) -> list[str]:

@@ -96,3 +96,10 @@ def test_the_yaml_names_every_component() -> None:
     shown = yaml.safe_load(recipe("starter").to_yaml())
     assert shown["model"]["encoder"]["name"] == "efficientnet_lite0"
     assert shown["train"]["stages"][-1]["objective"]["name"] == "language"
+
+
+def test_a_wrong_entry_of_a_list_is_told_alone() -> None:
+    with pytest.raises(ConfigError) as caught:
+        recipe("starter").with_overrides(["train.stages.instruct.epochs=often"])
+    assert "train.stages.1.epochs" in str(caught.value)
+    assert "at least 1" not in str(caught.value)
