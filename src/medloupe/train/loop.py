@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -227,7 +228,7 @@ class Trainer:
     def backward(self, loss: torch.Tensor) -> None:
         """The gradients of one micro-batch, if it reaches anything that trains."""
         if loss.requires_grad:
-            loss.backward()
+            self.engine.backward(loss)
 
     def update(self, state: StageState) -> None:
         """Take the step."""
@@ -289,7 +290,7 @@ class Trainer:
             model.activation_checkpointing_enable({"use_reentrant": False})
         train_mode(model)
         losses = self.engine.losses(model, objective)
-        call = self.engine.wrap(losses)
+        call, optimizer = self.engine.wrap(losses, partial(build_optimizer, model, stage))
         if self.config.compile and not compile_layers(model, self.engine.device):
             self.progress("not compiled: there is no compiler here", 1, 1)
         if not self.engine.is_main:
@@ -306,7 +307,7 @@ class Trainer:
             costs=[] if stage.micro_budget is None else objective.costs(),
             losses=losses,
             call=call,
-            optimizer=build_optimizer(model, stage),
+            optimizer=optimizer,
             order=order,
             total=total,
             parameters=[item for part in trained_parameters(model).values() for item in part],
@@ -322,10 +323,10 @@ class Trainer:
                     file=str(self.checkpoints.folder),
                     remedy="Train the stage again in another --out, or set its best.restore to false",
                 )
-            saved = self.checkpoints.read(best, dict(state.parameters))
-            state.restore_parameters(saved, self.engine.cut)
+            saved = self.checkpoints.read(best, state.like(self.engine))
+            state.restore_parameters(saved, self.engine)
         state.optimizer.zero_grad(set_to_none=True)
-        self.engine.publish(state.model, self.model)
+        self.engine.finish(state.model, self.model)
         if stage.checkpointing:
             self.model.activation_checkpointing_disable()  # type: ignore[no-untyped-call]
         end_adapters(self.model, stage)
@@ -362,12 +363,12 @@ class Trainer:
     def _save(self, state: StageState, *, best: bool = False) -> None:
         number, name, suffix = state.number, state.stage.name, self.engine.suffix
         path = self.checkpoints.path(number, name, state.step, suffix, best=best)
-        self.engine.write(path, state.saved(self.engine.gathered(random_state())))
+        self.engine.write(path, state.saved(self.engine, self.engine.gathered(random_state())))
         if self.engine.is_main:
             self.checkpoints.prune(number, finished=False)
 
     def _restore(self, state: StageState, found: Found) -> None:
-        saved = self.checkpoints.read(found, dict(state.parameters))
+        saved = self.checkpoints.read(found, state.like(self.engine))
         differ = [name for name, value in state.origin.items() if saved["origin"][name] != value]
         if differ:
             raise CheckpointError(
@@ -376,7 +377,7 @@ class Trainer:
                 field=f"stage {state.stage.name}",
                 remedy="Resume with the run's own run.yaml and data",
             )
-        state.restore(saved, self.engine.cut)
+        state.restore(saved, self.engine)
         if self.engine.rank < len(saved["random"]):
             set_random_state(saved["random"][self.engine.rank])
         else:

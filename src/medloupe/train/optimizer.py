@@ -1,12 +1,10 @@
-"""AdamW over named parts, warm-up and cosine; and its state by the names of parameters, which checkpoints
-hold."""
+"""AdamW over named parts, warm-up and cosine."""
 
 from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -77,27 +75,6 @@ def _eight_bit(groups: list[dict[str, Any]], field: str) -> torch.optim.Optimize
         ) from error
     made: torch.optim.Optimizer = AdamW8bit(groups, betas=_BETAS, eps=_EPSILON)
     return made
-
-
-def state_by_name(
-    optimizer: torch.optim.Optimizer, named: Sequence[tuple[str, nn.Parameter]]
-) -> dict[str, dict[str, Any]]:
-    """What the optimizer remembers of each parameter that it has moved so far."""
-    state = cast(Mapping[torch.Tensor, Mapping[str, Any]], optimizer.state)
-    return {name: dict(state[parameter]) for name, parameter in named if parameter in state}
-
-
-def load_state(
-    optimizer: torch.optim.Optimizer,
-    named: Sequence[tuple[str, nn.Parameter]],
-    saved: Mapping[str, Mapping[str, Any]],
-) -> None:
-    """Go on from `state_by_name`."""
-    names = {parameter: name for name, parameter in named}
-    order = [names[p] for group in optimizer.param_groups for p in group["params"]]
-    state = {place: dict(saved[name]) for place, name in enumerate(order) if name in saved}
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def set_rates(optimizer: torch.optim.Optimizer, stage: StageConfig, step: int, total: int) -> float:

@@ -167,6 +167,10 @@ class TrainConfig(Config):
                 raise ValueError(
                     f"stage {stage.name}: 8-bit states cannot be sharded; set optimizer to adamw"
                 )
+        if self.compile and self.engine is not None and not self.engine.compiles:
+            raise ValueError(
+                f"the engine {self.engine.name} compiles no layers; set compile to null"
+            )
         return self
 
     def open_engine(self) -> Engine:

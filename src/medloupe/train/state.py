@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,14 +12,12 @@ from torch import nn
 from medloupe.errors import TrainingError
 from medloupe.models.vlm import VisionLanguageModel
 from medloupe.processing.packing import Cost
-from medloupe.train.engines.base import Losses
+from medloupe.train.engines.base import Engine, Losses
 from medloupe.train.meters.spikes import Spikes
 from medloupe.train.objectives.base import Objective
-from medloupe.train.optimizer import load_state, state_by_name, trained_parameters
+from medloupe.train.optimizer import trained_parameters
 from medloupe.train.order import Order
 from medloupe.train.stages import StageConfig
-
-Cut = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(kw_only=True)
@@ -92,11 +90,12 @@ class StageState:
         self.best, self.worse = (value, self.step), 0
         return True
 
-    def saved(self, random: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
-        """What a checkpoint inside the stage holds; `random` are the states of all processes."""
+    def saved(self, engine: Engine, random: list[dict[str, torch.Tensor]]) -> dict[str, Any]:
+        """What a checkpoint inside the stage holds; `random` are the states of all processes, which all
+        take part."""
         return {
-            "parameters": {name: parameter.detach() for name, parameter in self.parameters},
-            "optimizer": state_by_name(self.optimizer, self.parameters),
+            "parameters": {name: engine.kept(parameter) for name, parameter in self.parameters},
+            "optimizer": engine.remembered(self.optimizer, self.parameters),
             "random": random,
             "step": self.step,
             "refused": self.refused,
@@ -106,23 +105,18 @@ class StageState:
             "origin": self.origin,
         }
 
-    def restore(self, saved: dict[str, Any], cut: Cut) -> None:
-        """Go on from `saved`, the random state aside; `cut` is the engine's."""
-        self.restore_parameters(saved, cut)
-        like = dict(self.parameters)
-        remembered = {
-            name: {
-                key: cut(value, like[name]) if isinstance(value, torch.Tensor) else value
-                for key, value in values.items()
-            }
-            for name, values in saved["optimizer"].items()
-        }
-        load_state(self.optimizer, self.parameters, remembered)
+    def like(self, engine: Engine) -> dict[str, torch.Tensor]:
+        """What trains, as `restore` takes it of a checkpoint."""
+        return {name: engine.like(parameter) for name, parameter in self.parameters}
+
+    def restore(self, saved: dict[str, Any], engine: Engine) -> None:
+        """Go on from `saved`, the random state aside."""
+        self.restore_parameters(saved, engine)
+        engine.recall(self.optimizer, self.parameters, saved["optimizer"])
         self.step, self.refused = saved["step"], saved["refused"]
         self.seconds, self.best, self.worse = saved["seconds"], saved["best"], saved["worse"]
 
-    def restore_parameters(self, saved: dict[str, Any], cut: Cut) -> None:
+    def restore_parameters(self, saved: dict[str, Any], engine: Engine) -> None:
         """Take the weights of `saved`, and nothing else."""
-        with torch.no_grad():
-            for name, parameter in self.parameters:
-                parameter.copy_(cut(saved["parameters"][name], parameter))
+        for name, parameter in self.parameters:
+            engine.put(parameter, saved["parameters"][name])

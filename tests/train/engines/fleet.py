@@ -1,7 +1,8 @@
 """Runs in one or several real processes: `python fleet.py LAB PLAN.json`, where the plan lists runs.
 
-A run is `{"scene", "engine", "processes", "out", "stop", "after"}`: a scene is a model with its stages,
-`stop` the step in which the last process is asked to stop, `after` the run whose folder is gone on with.
+A run is `{"scene", "engine", "processes", "out", "stop", "after", "spoil"}`: a scene is a model with its
+stages, `stop` the step in which the last process is asked to stop, `after` the run whose folder is gone on
+with, `spoil` the step in which the last process's loss is no number.
 Torch is imported once; processes are forked, one thread each, before anything is computed.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.util
 import json
 import os
 import shutil
@@ -26,10 +28,15 @@ from medloupe.imaging.transforms import ImageTransform
 from medloupe.models.vlm import VisionLanguageModel
 from medloupe.processing import ImageSource, Processor, ProcessorConfig
 from medloupe.train import StageConfig, StoppedError, TrainConfig, Trainer
+from medloupe.train.engines.zero import ZeroAdamW
 from medloupe.train.objectives.base import StageContext
 from medloupe.train.state import StageState
 
-LATER = ("medloupe.train.engines.ddp", "medloupe.train.engines.fsdp2", "medloupe.train.engines.one")
+LATER = [f"medloupe.train.engines.{name}" for name in ("ddp", "fsdp2", "one", "deepspeed")]
+if importlib.util.find_spec("deepspeed") is not None:
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    LATER.append("deepspeed")
+ENGINES: dict[str | None, Any] = {f"zero{n}": {"name": "deepspeed", "zero": n} for n in (2, 3)}
 HERE = Path(__file__).resolve().parent
 LORA = {"rank": 2, "alpha": 16.0}
 BOTH = ["connector", "language_model"]
@@ -62,37 +69,74 @@ STAGES: dict[str, list[dict[str, Any]]] = {
         },
         {"name": "more", "trainable": ["adapter"], "batch_size": 3, "steps": 1},
     ],
+    # the image labels of each process are averaged by itself, so they do not count here
+    "ground": [
+        {"objective": {"name": "grounding", "min_count": 1, "image_weight": 0.0}}
+        | {"trainable": ["encoder", "connector"], "batch_size": 3, "steps": 4},
+    ],
+    "best": [
+        {"trainable": BOTH, "batch_size": 4, "steps": 6}
+        | {"best": {"metric": "size", "mode": "min", "restore": True}}
+    ],
     "dropout": [{"trainable": BOTH, "lora": LORA | {"dropout": 0.3}, "batch_size": 4, "steps": 5}],
 }
 
 
 class Watched(Trainer):
-    """Notes what is sharded and whether losses reach what trains; one process may be asked to stop."""
+    """Notes what is sharded and whether losses reach what trains; one process may be asked to stop, or have
+    its loss spoiled."""
 
     at = 0
+    spoil = -1
+    spoils = False
     sharded = False
+    share = 1.0
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.reaches: list[bool] = []
         self.parts = 0
 
+    def _step(self, state: StageState, *args: Any) -> Any:
+        is_last = self.engine.rank == self.engine.world - 1
+        self.spoils = is_last and state.step == self.spoil
+        return super()._step(state, *args)
+
     def backward(self, loss: torch.Tensor) -> None:
         self.parts += 1
-        super().backward(loss)
+        super().backward(loss * float("nan") if self.spoils else loss)
 
     def update(self, state: StageState) -> None:
         self.reaches.append(state.losses.reaches)
-        self.sharded = all(isinstance(parameter, DTensor) for _, parameter in state.parameters)
+        if isinstance(state.optimizer, ZeroAdamW):
+            self.sharded = all(parameter.numel() == 0 for _, parameter in state.parameters)
+        else:
+            self.sharded = all(isinstance(parameter, DTensor) for _, parameter in state.parameters)
         if state.step + 1 == self.at and self.engine.rank == self.engine.world - 1:
             self.asked.by = "SIGTERM"
         super().update(state)
+        if isinstance(state.optimizer, ZeroAdamW):
+            self.share = share_of_moments(state.optimizer)
+
+
+def share_of_moments(optimizer: ZeroAdamW) -> float:
+    """How much of AdamW's first moments this process holds."""
+    moments = [of["exp_avg"].numel() for of in optimizer.adamw.state.values()]
+    return sum(moments) / sum(shape.numel() for shape in optimizer.shapes.values())
 
 
 def train_config(scene: str, engine: str | None) -> TrainConfig:
     base = {"name": "only", "objective": "language", "precision": "fp32", "learning_rate": 3e-3}
     stages = tuple(StageConfig.parse(base | fields) for fields in STAGES[scene])
-    return TrainConfig(stages=stages, engine=engine, save_every=2)
+    every = 2 if scene == "best" else None
+    engine = ENGINES.get(engine, engine)
+    return TrainConfig(stages=stages, engine=engine, save_every=2, evaluate_every=every)
+
+
+def size(step: int, model: VisionLanguageModel) -> dict[str, float]:
+    """A metric that is small once and then no more."""
+    weight = model.connector.state_dict()["layers.2.weight"]
+    return {"size": abs(step - 4) + float(weight.double().norm())}
 
 
 def make_trainer(lab: Path, scene: str, engine: str | None, out: Path, **options: Any) -> Watched:
@@ -110,6 +154,7 @@ def make_trainer(lab: Path, scene: str, engine: str | None, out: Path, **options
         train_config(scene, engine),
         out,
         lambda stage: dataclasses.replace(context, frozen_encoder="encoder" not in stage.trainable),
+        hook=size if scene == "best" else None,
         progress=lambda *_: None,
         **options,
     )
@@ -134,7 +179,7 @@ def with_adapter(context: StageContext) -> StageContext:
 
 def fit(lab: Path, run: dict[str, Any]) -> None:
     trainer = make_trainer(lab, run["scene"], run["engine"], Path(run["out"]))
-    trainer.at = run.get("stop", 0)
+    trainer.at, trainer.spoil = run.get("stop", 0), run.get("spoil", -1)
     stopped = False
     try:
         trainer.fit(resume=True)
@@ -144,6 +189,7 @@ def fit(lab: Path, run: dict[str, Any]) -> None:
         said = {
             "stopped": stopped,
             "sharded": trainer.sharded,
+            "share": trainer.share,
             "reaches": trainer.reaches,
             "parts": trainer.parts,
         }

@@ -8,7 +8,7 @@ losses and updates are those of one process, but for the order in which numbers 
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +20,11 @@ from torch.distributed.tensor import DTensor
 from medloupe.config import ComponentConfig
 from medloupe.models.vlm import VisionLanguageModel
 from medloupe.train.files import write_atomically
+from medloupe.train.moments import load_state, state_by_name
 from medloupe.train.objectives.base import Micro, Objective
+
+MakeOptimizer = Callable[[], torch.optim.Optimizer]
+Named = Sequence[tuple[str, nn.Parameter]]
 
 
 class Losses(nn.Module):
@@ -71,13 +75,18 @@ class Engine(abc.ABC):
         return Losses(model, objective)
 
     @abc.abstractmethod
-    def wrap(self, losses: Losses) -> nn.Module:
-        """What is called in place of `losses`; the model's parameters may be others from here on."""
+    def wrap(self, losses: Losses, make: MakeOptimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """What is called in place of `losses`, and the optimizer of what trains, which `make` makes of the
+        model as it is then; the model's parameters may be others from here on."""
 
     def accumulating(self, *, last: bool) -> AbstractContextManager[None]:
         """Around forward and backward of a micro-batch, the last of its step or not."""
         del last
         return nullcontext()
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of a micro-batch."""
+        loss.backward()
 
     @abc.abstractmethod
     def settle(self) -> None:
@@ -95,6 +104,41 @@ class Engine(abc.ABC):
     def publish(self, trained: VisionLanguageModel, model: VisionLanguageModel) -> None:
         """Bring what was trained into the whole model, in every process."""
         assert trained is model, "an engine that copies the model brings it back"
+
+    def finish(self, trained: VisionLanguageModel, model: VisionLanguageModel) -> None:
+        """The stage is over: `publish`, and let go of what `wrap` put on the model."""
+        self.publish(trained, model)
+
+    def kept(self, parameter: nn.Parameter) -> torch.Tensor:
+        """What a checkpoint inside the stage holds of a parameter."""
+        return parameter.detach()
+
+    def remembered(self, optimizer: torch.optim.Optimizer, named: Named) -> dict[str, Any]:
+        """What a checkpoint inside the stage holds of the optimizer, by the names of parameters."""
+        return state_by_name(optimizer, named)
+
+    def like(self, parameter: nn.Parameter) -> torch.Tensor:
+        """A tensor as `put` takes it: one of that shape, sharded alike."""
+        return parameter
+
+    def put(self, parameter: nn.Parameter, value: torch.Tensor) -> None:
+        """Set a parameter to what `kept` gave, of this engine or of another."""
+        with torch.no_grad():
+            parameter.copy_(self.cut(value, parameter))
+
+    def recall(
+        self, optimizer: torch.optim.Optimizer, named: Named, saved: Mapping[str, Mapping[str, Any]]
+    ) -> None:
+        """Set the optimizer to what `remembered` gave, of this engine or of another."""
+        like = dict(named)
+        cut = {
+            name: {
+                key: self.cut(value, like[name]) if isinstance(value, torch.Tensor) else value
+                for key, value in values.items()
+            }
+            for name, values in saved.items()
+        }
+        load_state(optimizer, named, cut)
 
     def cut(self, value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         """A whole tensor, of which each process keeps as much as it keeps of `like`."""
@@ -137,14 +181,17 @@ def _number(norm: torch.Tensor) -> float:
 
 
 class EngineConfig(ComponentConfig):
-    """Base of all engines; `shards` says whether a process holds only its share of each weight."""
+    """Base of all engines; `shards` says whether a process holds only its share of optimizer states, and
+    `compiles` whether layers may go through torch.compile."""
 
     family: ClassVar[str] = "engine"
     shards: ClassVar[bool] = False
+    compiles: ClassVar[bool] = True
     table: ClassVar[Mapping[str, str]] = {
         "one": "medloupe.train.engines.one:OneConfig",
         "ddp": "medloupe.train.engines.ddp:DdpConfig",
         "fsdp2": "medloupe.train.engines.fsdp2:Fsdp2Config",
+        "deepspeed": "medloupe.train.engines.deepspeed:DeepspeedConfig",
     }
 
     @abc.abstractmethod

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from medloupe.train.engines.base import Losses
+from medloupe.train.engines.base import Losses, MakeOptimizer
 from medloupe.train.engines.group import GroupConfig, GroupEngine
 
 
@@ -31,10 +31,10 @@ class DdpEngine(GroupEngine):
         super().__init__(device)
         self._reducing: DistributedDataParallel | None = None
 
-    def wrap(self, losses: Losses) -> nn.Module:
+    def wrap(self, losses: Losses, make: MakeOptimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
         self._free()  # that of a stage before, with its buckets of gradients and its hooks
         self._reducing = DistributedDataParallel(losses, find_unused_parameters=True)
-        return self._reducing
+        return self._reducing, make()
 
     def settle(self) -> None:
         """DDP's reducer has left them so."""

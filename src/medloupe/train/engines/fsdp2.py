@@ -24,12 +24,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from medloupe.errors import ConfigError
 from medloupe.models.adapters import decoder_layers
 from medloupe.models.vlm import VisionLanguageModel
 from medloupe.train.checkpoint import FOLDER
-from medloupe.train.engines.base import Losses
-from medloupe.train.engines.group import AnchoredLosses, GroupConfig, GroupEngine
+from medloupe.train.engines.base import Losses, MakeOptimizer
+from medloupe.train.engines.group import GroupConfig, GroupEngine, ThroughLosses, refuse_quantized
 from medloupe.train.objectives.base import Micro, Objective
 from medloupe.train.sharded import write_sharded
 
@@ -43,10 +42,9 @@ class Fsdp2Config(GroupConfig):
         return Fsdp2Engine(self.joined())
 
 
-class TouchedLosses(AnchoredLosses):
+class TouchedLosses(ThroughLosses):
     """A loss that depends on all that trains in the root's group: a group's gradients travel together,
-    and must be the same ones in every process. The backward pass goes through all layers, too, for which
-    the text's embeddings depend on the anchor: each layer's weights are gathered again there.
+    and must be the same ones in every process.
 
     `reached` holds the names of those that a loss of the present step reached by itself.
     """
@@ -54,11 +52,6 @@ class TouchedLosses(AnchoredLosses):
     def __init__(self, model: VisionLanguageModel, objective: Objective) -> None:
         super().__init__(model, objective)
         self.reached: set[str] = set()
-        model.get_input_embeddings().register_forward_hook(self._anchored)
-
-    def _anchored(self, module: nn.Module, args: Any, embeddings: torch.Tensor) -> torch.Tensor:
-        del module, args
-        return embeddings + 0.0 * self.anchor.to(embeddings.dtype)
 
     def forward(self, micro: Micro) -> torch.Tensor:
         loss = super().forward(micro)
@@ -88,12 +81,7 @@ class Fsdp2Engine(GroupEngine):
         self._losses: TouchedLosses | None = None
 
     def model_for(self, model: VisionLanguageModel) -> VisionLanguageModel:
-        if model.config.is_quantized:
-            raise ConfigError(
-                "quantised weights cannot be sharded",
-                field="train.engine",
-                remedy="Use the engine ddp, or set model.language.quantization to none",
-            )
+        refuse_quantized(model)
         self._losses = None  # the weights of a stage before go before the next copy comes
         gc.collect()
         return copy.deepcopy(model)
@@ -101,7 +89,7 @@ class Fsdp2Engine(GroupEngine):
     def losses(self, model: VisionLanguageModel, objective: Objective) -> Losses:
         return TouchedLosses(model, objective)
 
-    def wrap(self, losses: Losses) -> nn.Module:
+    def wrap(self, losses: Losses, make: MakeOptimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
         assert isinstance(losses, TouchedLosses), "made by this engine"
         self._losses = losses
         model = losses.model
@@ -114,7 +102,8 @@ class Fsdp2Engine(GroupEngine):
         if not any(parameter.requires_grad for parameter in model.encoder.parameters()):
             model.encoder.to(self.device)
             whole |= set(model.encoder.parameters())
-        return cast(nn.Module, fully_shard(losses, mesh=self.mesh, ignored_params=whole))
+        sharded = cast(nn.Module, fully_shard(losses, mesh=self.mesh, ignored_params=whole))
+        return sharded, make()
 
     def settle(self) -> None:
         """What no process reached has no gradient, as in one process: an optimizer then leaves it be."""

@@ -107,3 +107,28 @@ class AnchoredLosses(Losses):
 
     def forward(self, micro: Micro) -> torch.Tensor:
         return super().forward(micro) + 0.0 * self.anchor.sum()
+
+
+class ThroughLosses(AnchoredLosses):
+    """One whose backward pass also goes through all layers of the language model, which each process
+    gathers again there: the text's embeddings depend on the anchor. `hook` sees to that."""
+
+    def __init__(self, model: VisionLanguageModel, objective: Objective) -> None:
+        super().__init__(model, objective)
+        self.hook = model.get_input_embeddings().register_forward_hook(self._anchored)
+
+    def _anchored(self, module: nn.Module, args: Any, embeddings: torch.Tensor) -> torch.Tensor:
+        del module, args
+        return embeddings + 0.0 * self.anchor.to(embeddings.dtype)
+
+
+def refuse_quantized(model: VisionLanguageModel) -> None:
+    """Raises:
+    ConfigError: the weights are quantised.
+    """
+    if model.config.is_quantized:
+        raise ConfigError(
+            "quantised weights cannot be sharded",
+            field="train.engine",
+            remedy="Use the engine ddp, or set model.language.quantization to none",
+        )

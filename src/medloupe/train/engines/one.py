@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from medloupe.errors import ConfigError
-from medloupe.train.engines.base import Engine, EngineConfig, Losses
+from medloupe.train.engines.base import Engine, EngineConfig, Losses, MakeOptimizer
 
 
 class OneConfig(EngineConfig):
@@ -20,7 +20,7 @@ class OneConfig(EngineConfig):
             raise ConfigError(
                 f"{started} processes were started, and each would train the whole run by itself",
                 field="train.engine",
-                remedy="Choose how they share it: --set train.engine=ddp (or fsdp2)",
+                remedy="Choose how they share it: --set train.engine=ddp (or fsdp2, deepspeed)",
             )
         return OneEngine(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
@@ -28,8 +28,8 @@ class OneConfig(EngineConfig):
 class OneEngine(Engine):
     """See `Engine`."""
 
-    def wrap(self, losses: Losses) -> nn.Module:
-        return losses
+    def wrap(self, losses: Losses, make: MakeOptimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+        return losses, make()
 
     def settle(self) -> None:
         """They are."""
