@@ -191,5 +191,7 @@ def quiet_libraries() -> None:
         os.environ.setdefault(name, value)
     for name in ("pydicom", "nibabel.global", "bitsandbytes"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # it sets its level itself, whenever a saved model makes transformers import it
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
     for module in ("pydicom", "nilearn", "nibabel", "transformers", "peft"):
         warnings.filterwarnings("ignore", module=module)
