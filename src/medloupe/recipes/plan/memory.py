@@ -9,10 +9,11 @@ with float32 cut to bfloat16, g GPUs.
     ZeRO-2  2T + H        2T / g     12T / g    2 bytes for a bucket of at most 5e8 gradients
     ZeRO-3  (2T + H) / g  2T / g     12T / g    2 bytes for at most 1e9 gathered parameters
 
-ZeRO keeps its float32 weights with the optimizer (Rajbhandari et al. 2020, section 3.1: 2 + 2 + 12 bytes);
-bucket and gathered parameters are DeepSpeed's defaults. FSDP2 gathers a block while the one before
-is used. A quantised base is not sharded, so it has DDP and ZeRO-2 only. RESERVE is for the driver and
-for what the allocator loses; it is a guess.
+The rows of ZeRO are DeepSpeed's own with bfloat16 weights, as the papers' scripts run it; its float32 weights
+stand with the optimizer (Rajbhandari et al. 2020, section 3.1: 2 + 2 + 12 bytes), bucket and gathered
+parameters are its defaults. The engine `deepspeed` has float32 throughout: 4T + F or (4T + F) / g, 4T / g,
+12T / g. FSDP2 gathers a block while the one before is used. A quantised base is not sharded, so it has DDP
+and ZeRO-2 only. RESERVE is for the driver and for what the allocator loses; it is a guess.
 """
 
 from __future__ import annotations
