@@ -56,7 +56,8 @@ def choose_frame(name: str, frame: int | None, count: int, *, what: str) -> int:
         raise ImageError(
             f"the file holds {count} {what}, and one is asked for",
             remedy=f"Choose one with frame=0 to frame={count - 1}, or read all with kind='volume' "
-            "(in a table: the column frame; or name the file in a column volume)",
+            "(in a table: the column frame; or name the file in a column volume. On the command "
+            "line: --frame, --volume)",
             file=name,
             field="frame",
         )
