@@ -120,7 +120,7 @@ def test_each_metric_and_the_page_say_what_was_counted(log: EvalLog, squares: Da
         assert page.count(scorer.name) > 4
     assert f"<p><small>{scorers[0].stated}</small></p>" in page
     others = [m for m in log.metrics if m.name == "closed_accuracy.strict" and m.arm == "model"]
-    assert {m.note for m in others} == {""}
+    assert {m.note for m in others} == {BENCHMARK.primary()["closed"].stated}
 
 
 def test_open_answers_can_be_named_in_yaml(tmp_path: Path) -> None:
