@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from medloupe.endpoints import is_local
-from medloupe.errors import ConfigError, MedLoupeError, MissingExtraError
+from medloupe.errors import ConfigError, MedLoupeError, import_extra
 
 
 def import_ray() -> Any:
@@ -17,11 +17,7 @@ def import_ray() -> Any:
     Raises:
         MissingExtraError: it is not installed.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingExtraError.naming("ray", extra="ray") from error
-    return ray
+    return import_extra("ray", extra="ray")
 
 
 def cluster_address(address: str | None) -> str | None:

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator
 
-from medloupe.errors import ConfigError, MissingExtraError
+from medloupe.errors import ConfigError, import_extra
 
 Resolve = Callable[[str], Iterable[str]]
 """A host's name -> all its addresses; raises OSError where it has none."""
@@ -81,11 +81,7 @@ def import_httpx() -> Any:
     Raises:
         MissingExtraError: it is not installed.
     """
-    try:
-        import httpx
-    except ImportError as error:
-        raise MissingExtraError.naming("httpx", extra="synthesis") from error
-    return httpx
+    return import_extra("httpx", extra="synthesis")
 
 
 def client_options(httpx: Any, *, timeout: float, local: bool) -> dict[str, Any]:

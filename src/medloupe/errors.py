@@ -7,8 +7,10 @@ Every error carries a `Fault`: where it is (file, row, field), which rule it bre
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +102,22 @@ class MissingExtraError(MedLoupeError):
         """The error for `package`, which the extra `extra` (or the pip line `line`) installs."""
         command = line or f'pip install "medloupe[{extra}]"'
         return cls(f"{package} is not installed", remedy=f"Install it with: {command}")
+
+
+def import_extra(
+    module: str, *, extra: str, package: str | None = None, line: str | None = None
+) -> Any:
+    """A module of the optional extra `extra`; `package` is what brings it (default: its first name), `line`
+    a pip line in the extra's place.
+
+    Raises:
+        MissingExtraError: it cannot be imported.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        named = package or module.partition(".")[0]
+        raise MissingExtraError.naming(named, extra=extra, line=line) from error
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -198,22 +198,25 @@ def test_each_image_is_embedded_once_and_every_use_finds_it(
 
 
 def test_boxes_are_drawn_in_original_pixels_however_small_the_copy() -> None:
+    def large(ref: ImageRef) -> NDArray[np.uint8]:
+        return np.kron(ct(ref), np.ones((7, 7), dtype=np.uint8))
+
     truth = Box(label="ring", x1=12.5, y1=20, x2=40, y2=64)
     said = Box(label="ring", x1=10, y1=22, x2=44, y2=60)
     asked = Box(label="", x1=1, y1=2, x2=3, y2=5)
     log = evaluation(
         row("r", truth_boxes=(truth,), predicted_boxes=(said,), question_boxes=(asked,))
     )
-    page = Page(render_report(log, ct, pixels=32))
+    page = Page(render_report(log, large))
     for box, kind in ((truth, "truth"), (said, "predicted"), (asked, "asked")):
         (rectangle,) = (attributes for attributes, _ in page.all("rect", class_=f"box {kind}"))
         drawn = [float(rectangle[name]) for name in ("x", "y", "width", "height")]
         assert drawn == [box.x1, box.y1, box.x2 - box.x1, box.y2 - box.y1]
-    assert [a for a, _ in page.all("svg", viewbox="0 0 128 128")]
+    assert [a for a, _ in page.all("svg", viewbox="0 0 896 896")]
     (stored,) = (attributes for attributes, _ in page.all("image"))
-    assert (stored["width"], stored["height"]) == ("128", "128")
+    assert (stored["width"], stored["height"]) == ("896", "896")
     with Image.open(io.BytesIO(base64.b64decode(stored["href"].split(",")[1]))) as picture:
-        assert picture.size == (32, 32)
+        assert picture.size == (448, 448)
     labels = [text for _, text in page.all("text", class_="label truth")]
     assert labels == ["ring"]
 

@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 
 from PIL import Image
 
-from medloupe.errors import ConfigError, MissingExtraError
+from medloupe.errors import ConfigError, import_extra
 from medloupe.types import Conversation, ImageRef, Message, Part, Role, Text
 
 MODEL: Final = "medloupe.evaluate.lmms_eval_model.MedLoupe"
@@ -31,13 +31,13 @@ def manifest() -> Any:
     Raises:
         MissingExtraError: lmms-eval is not installed.
     """
-    try:
-        from lmms_eval.models.registry_v2 import ModelManifest
-    except ImportError as error:
-        raise MissingExtraError.naming(
-            "lmms-eval", extra="", line="pip install lmms-eval"
-        ) from error
-    return ModelManifest(model_id="medloupe", chat_class_path=MODEL)
+    registry = import_extra(
+        "lmms_eval.models.registry_v2",
+        extra="",
+        package="lmms-eval",
+        line="pip install lmms-eval",
+    )
+    return registry.ModelManifest(model_id="medloupe", chat_class_path=MODEL)
 
 
 class Pictures:

@@ -8,14 +8,13 @@ which the log says: no training is lost for a chart.
 from __future__ import annotations
 
 import abc
-import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from medloupe.config import ComponentConfig
-from medloupe.errors import MissingExtraError, TrainingError
+from medloupe.errors import TrainingError, import_extra
 from medloupe.train.log import TrainLog, read_log
 
 EXTRA = "track"
@@ -57,7 +56,7 @@ class TensorBoardConfig(TrackerConfig):
     """Event files in the run's folder: `tensorboard --logdir RUN`."""
 
     def open(self, folder: Path, config: Mapping[str, Any], *, step: int) -> Tracker:
-        _package("tensorboard")
+        import_extra("tensorboard", extra=EXTRA)
         from torch.utils.tensorboard import SummaryWriter  # imports tensorboard at once
 
         try:
@@ -78,7 +77,7 @@ class WandbConfig(TrackerConfig):
     mode: Literal["online", "offline"] = "online"
 
     def open(self, folder: Path, config: Mapping[str, Any], *, step: int) -> Tracker:
-        wandb = _package("wandb")
+        wandb = import_extra("wandb", extra=EXTRA)
         folder.mkdir(parents=True, exist_ok=True)
         try:
             run = wandb.init(
@@ -101,7 +100,7 @@ class TrackioConfig(TrackerConfig):
     project: str = "medloupe"
 
     def open(self, folder: Path, config: Mapping[str, Any], *, step: int) -> Tracker:
-        trackio = _package("trackio")
+        trackio = import_extra("trackio", extra=EXTRA)
         try:
             run = trackio.init(
                 project=self.project,
@@ -199,13 +198,6 @@ def _numbers(row: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float]]
             yield from _numbers(value, f"{prefix}{name}/")
         elif isinstance(value, int | float) and name not in ("number", "step"):
             yield prefix + name, value
-
-
-def _package(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingExtraError.naming(name, extra=EXTRA) from error
 
 
 def _unopened(config: TrackerConfig, error: Exception) -> TrainingError:

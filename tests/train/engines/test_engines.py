@@ -141,7 +141,7 @@ def fleet(lab: Any, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
         start_new_session=True,
     ) as process:
         try:
-            _, said = process.communicate(timeout=900)
+            _, said = process.communicate(timeout=400)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise

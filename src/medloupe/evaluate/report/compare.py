@@ -18,7 +18,7 @@ from medloupe.evaluate.report.numbers import (
     p_text,
     scores_table,
 )
-from medloupe.evaluate.report.pictures import PIXELS, Gallery, ReadImage
+from medloupe.evaluate.report.pictures import Gallery, ReadImage
 from medloupe.evaluate.report.samples import said
 from medloupe.html.markup import Html, join, tag
 from medloupe.html.page import asset, document, write_page
@@ -62,7 +62,7 @@ def render_comparison(
     At most `samples` disagreements of each comparison are shown; an image that `images` cannot read is
     named in its place.
     """
-    gallery = Gallery(images, PIXELS)
+    gallery = Gallery(images)
     sections = [
         part for comparison in comparisons for part in _sections(comparison, gallery, samples)
     ]

@@ -32,7 +32,7 @@ from medloupe.evaluate.report.numbers import (
     patients_of,
     scores_table,
 )
-from medloupe.evaluate.report.pictures import PIXELS, Gallery, ReadImage
+from medloupe.evaluate.report.pictures import Gallery, ReadImage
 from medloupe.evaluate.report.probes import probes_section
 from medloupe.evaluate.report.samples import sample_browser
 from medloupe.evaluate.report.strata import findings_section, strata_section
@@ -70,11 +70,10 @@ def render_report(
     training: TrainingRows | None = None,
     *,
     samples: int = 120,
-    pixels: int = PIXELS,
 ) -> str:
-    """The report as text, its images no larger than `pixels`; see `write_report`."""
+    """The report as text; see `write_report`."""
     made = _Made.parse({name: log.manifest.get(name) for name in _Made.model_fields})
-    gallery = Gallery(images, pixels)
+    gallery = Gallery(images)
     browser = sample_browser(log, made.benchmark, gallery, samples)
     body = tag(
         "main",

@@ -30,7 +30,7 @@ _LARGE_PNG = 60_000  # bytes; above this a JPEG is embedded
 class Gallery:
     """Reads each image once and remembers its size; one that cannot be read says why."""
 
-    def __init__(self, read: ReadImage, pixels: int) -> None:
+    def __init__(self, read: ReadImage, pixels: int = PIXELS) -> None:
         self._read, self._pixels = read, pixels
         self._sizes: dict[ImageRef, tuple[int, int]] = {}
         self._faults: dict[ImageRef, str] = {}

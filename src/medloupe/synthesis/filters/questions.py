@@ -9,7 +9,7 @@ from medloupe.data.audit.text import normalised
 from medloupe.synthesis.types import Draft, Filter, Seen, SourceRow
 
 _FIRST_WORDS: Final = (
-    "what which where when who whom whose why how is are was were do does did can could has have had will"
+    "when whom whose is are was were do does did can could has have had will"
     " would should may might describe list name explain compare summarise summarize give state identify tell"
     " locate provide count report comment characterise characterize outline point find show indicate specify"
     " discuss mention estimate assess evaluate interpret classify please"
@@ -18,7 +18,7 @@ _ASKS_FIRST: Final = frozenset(_FIRST_WORDS.split())
 # One that asks may begin with where it looks: "In the left lung, what is seen".
 _ASKS: Final = re.compile(r"\b(?:what|which|where|why|how|whether|who)\b")
 _ASKS_ZH: Final = re.compile(
-    "什么|哪|吗|呢|几|多少|多大|怎|是否|有无|有没有|是不是|能否|可否|如何|为何|为啥|何|谁|请|描述|说明|列出|指出"
+    "什么|哪|吗|呢|几|多少|多大|怎|是否|有无|有没有|是不是|能否|可否|为啥|何|谁|请|描述|说明|列出|指出"
     "|比较|简述|评价|解释|判断|总结"
 )
 
@@ -38,5 +38,6 @@ class Questions(Filter):
 def _asks(text: str) -> bool:
     if "?" in text or "？" in text or _ASKS_ZH.search(text):
         return True
-    words = re.findall(r"[a-z]+", text.lower())
-    return bool(words) and (words[0] in _ASKS_FIRST or _ASKS.search(text.lower()) is not None)
+    low = text.lower()
+    first = re.search("[a-z]+", low)
+    return bool(_ASKS.search(low)) or (first is not None and first[0] in _ASKS_FIRST)

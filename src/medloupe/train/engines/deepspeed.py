@@ -35,9 +35,6 @@ from medloupe.train.engines.group import GroupConfig, GroupEngine, ThroughLosses
 from medloupe.train.engines.zero import MOMENTS, ZeroAdamW
 from medloupe.train.objectives.base import Micro, Objective
 
-INSTALL = (
-    "pip install --no-build-isolation deepspeed"  # its setup looks for the torch that is there
-)
 BUCKET = 500_000_000  # gradients that travel together, DeepSpeed's default; it allocates that many
 
 

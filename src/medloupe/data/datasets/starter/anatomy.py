@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from medloupe.errors import MissingExtraError
+from medloupe.errors import import_extra
 
 Plane = Literal["axial", "coronal", "sagittal"]
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
@@ -60,10 +60,7 @@ def load_template() -> Template:
     Raises:
         MissingExtraError: nilearn is not installed.
     """
-    try:
-        from nilearn import datasets
-    except ImportError as error:
-        raise MissingExtraError.naming("nilearn", extra="starter") from error
+    datasets = import_extra("nilearn.datasets", extra="starter")
     images = (
         datasets.load_mni152_template(resolution=1),
         datasets.load_mni152_gm_template(resolution=1),
