@@ -98,8 +98,11 @@ def test_the_yaml_names_every_component() -> None:
     assert shown["train"]["stages"][-1]["objective"]["name"] == "language"
 
 
-def test_a_wrong_entry_of_a_list_is_told_alone() -> None:
+def test_wrong_entries_of_a_list_are_not_also_told_as_missing() -> None:
+    wrong = [f"train.stages.{stage}.epochs=often" for stage in ("ground", "instruct")]
     with pytest.raises(ConfigError) as caught:
-        recipe("starter").with_overrides(["train.stages.instruct.epochs=often"])
-    assert "train.stages.1.epochs" in str(caught.value)
-    assert "at least 1" not in str(caught.value)
+        recipe("starter").with_overrides(wrong)
+    said = str(caught.value)
+    assert "train.stages.0.epochs" in said
+    assert "train.stages.1.epochs" in said
+    assert "at least 1" not in said
