@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import builtins
 import hashlib
 import json
 import re
+import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -405,13 +405,8 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
 
 
 def test_missing_nilearn_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without_nilearn(name: str, *rest: Any, **named: Any) -> Any:
-        if name.split(".")[0] == "nilearn":
-            raise ImportError(name)
-        return real(name, *rest, **named)
-
-    monkeypatch.setattr(builtins, "__import__", without_nilearn)
+    # None in sys.modules is Python's own mark of a module that cannot be imported, imported before or not
+    monkeypatch.setitem(sys.modules, "nilearn", None)
+    monkeypatch.setitem(sys.modules, "nilearn.datasets", None)
     with pytest.raises(MissingExtraError, match=r"medloupe\[starter\]"):
         load_template()
