@@ -319,10 +319,10 @@ def bare(task: Task, _: int) -> dict[str, Any]:
     losses = []
     begun = time.perf_counter()
     for start in range(0, len(order), size):
+        optimizer.zero_grad(set_to_none=True)
         micro = objective.micro(order[start : start + size].tolist())
         with torch.autocast("cpu", torch.bfloat16):
             loss = objective.loss(micro) / micro.count
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
@@ -350,11 +350,13 @@ def encoded_anew(task: Task, _: int) -> dict[str, Any]:
 
 def scales(task: Task, *, frozen: bool) -> dict[str, Any]:
     torch.manual_seed(0)
-    tower = CLIPEncoderConfig(architecture=large_tower().to_diff_dict(), image_size=SCALES[0])
-    encoder = ScalesConfig(encoder=tower, scales=SCALES)
-    model, tokenizer = VisionLanguageModel.compose(
-        encoder, MLPConnectorConfig(depth=2), LanguageConfig()
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        CLIPVisionModel(large_tower()).save_pretrained(folder)
+        tower = CLIPEncoderConfig(source=folder, image_size=SCALES[0])
+        encoder = ScalesConfig(encoder=tower, scales=SCALES)
+        model, tokenizer = VisionLanguageModel.compose(
+            encoder, MLPConnectorConfig(depth=2), LanguageConfig()
+        )
     transform = ImageTransform(size=SCALES[-1], fit="pad")
     model = model.float()  # type: ignore[no-untyped-call]
     lab = lab_of(task, model, tokenizer, transform)
@@ -566,6 +568,8 @@ def compare(
             results[way].append(run(task, *way, peers))
     first = results[ways[0]]
     print(f"{first[0]['samples']} rows, {task.rows} a step, {torch.get_num_threads()} threads")
+    for part, size in first[0].get("parameters", {}).items():
+        print(f"{part}: {size / 1e6:.0f} M parameters")
     for (name, micro), runs in results.items():
         speed = statistics.median(r["samples"] / r["seconds"] for r in runs)
         times = statistics.median(
