@@ -299,6 +299,7 @@ def context(lab: Lab, *, frozen: bool = True) -> StageContext:
         dataset=lab.dataset,
         images=lab.images,
         frozen_encoder=frozen,
+        precision="bf16",
         progress=lambda *_: None,
     )
 

@@ -61,7 +61,7 @@ def test_an_image_source_keeps_three_views_of_one_file(
 
 def test_stored_features_are_those_of_the_edited_image(squares: Dataset, tmp_path: Path) -> None:
     source, encoder = ImageSource(squares.root, SQUARE), Encoder()
-    known = KnownFeatures(BlobLog(tmp_path / "features", 2**20), encoder, b"tiny")
+    known = KnownFeatures(BlobLog(tmp_path / "features", 2**20), encoder, "fp32", b"tiny")
     for _ in range(2):
         for edit in EDITS:
             views = source.view(edited(squares, edit))

@@ -312,6 +312,7 @@ def test_kept_features_of_volumes_stand_on_their_grid(lab: Lab, rows: list[Conve
         dataset=None,  # type: ignore[arg-type]
         images=lab.images,
         frozen_encoder=True,
+        precision="fp32",
         progress=lambda *_: None,
     )
     frozen = FrozenFeatures(context)

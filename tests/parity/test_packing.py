@@ -101,6 +101,7 @@ class Lab:
             ),
             images=self.images,
             frozen_encoder=False,
+            precision="fp32",
             progress=said,
         )
         return LanguageObjective(LanguageObjectiveConfig(**fields), context)

@@ -268,6 +268,7 @@ class Lab:
             dataset=found,
             images=ImageSource(found.root, read.config.transform),
             frozen_encoder=False,
+            precision="fp32",
             progress=lambda *_: None,
         )
 

@@ -1,8 +1,9 @@
 """Features of frozen encoders on disk, shared by processes and runs.
 
 A key holds what the features are made of: the views (so the image and its transform, whatever decoded
-it), the encoder's config and every one of its tensors, and torch's version. So nothing stored is ever
-stale. Between machines and numbers of threads, bits may differ as those of any encoder do.
+it), the encoder's config and every one of its tensors, the precision it computes in, and torch's version.
+So nothing stored is ever stale. Between machines and numbers of threads, bits may differ as those of any
+encoder do.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -21,12 +22,25 @@ from medloupe.imaging.blobs import Blob, BlobLog
 from medloupe.models.vlm import VisionLanguageModel, encoder_hash, on_device
 from medloupe.types import ImageInput, ImageLayout, Views
 
+# What a frozen encoder computes in: its weights' own precision, or bfloat16 under autocast.
+Precision = Literal["bf16", "fp32"]
+
 # numpy has no bfloat16: bits travel as integers.
 _BITS: Final = {
     torch.float32: (torch.int32, np.int32),
     torch.bfloat16: (torch.int16, np.int16),
     torch.float16: (torch.int16, np.int16),
 }
+
+
+def frozen_features(
+    model: VisionLanguageModel, image: ImageInput, precision: Precision
+) -> ImageInput:
+    """The image with the features that the encoder makes of it alone, on the CPU."""
+    device, bf16 = model.device, precision == "bf16"
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        (encoded,) = model.encode([on_device(image, device)])
+    return on_device(encoded, torch.device("cpu"))
 
 
 class FeatureStore:
@@ -39,15 +53,16 @@ class FeatureStore:
     def __init__(self, folder: Path, limit_bytes: int = 8 * 2**30) -> None:
         self.folder, self.blobs = folder, BlobLog(folder, limit_bytes)
 
-    def of(self, model: VisionLanguageModel) -> KnownFeatures:
+    def of(self, model: VisionLanguageModel, precision: Precision) -> KnownFeatures:
         """Those of the model's encoder as it is now; ask again once it has changed."""
         made_by = [
             medloupe.__version__,
             torch.__version__,
             json.dumps(model.config.encoder, sort_keys=True),
             encoder_hash(model.encoder),
+            precision,
         ]
-        return KnownFeatures(self.blobs, model, json.dumps(made_by).encode())
+        return KnownFeatures(self.blobs, model, precision, json.dumps(made_by).encode())
 
 
 @dataclass(frozen=True)
@@ -56,6 +71,7 @@ class KnownFeatures:
 
     blobs: BlobLog
     model: VisionLanguageModel
+    precision: Precision
     made_by: bytes
 
     def of(self, image: ImageInput) -> ImageInput:
@@ -67,9 +83,7 @@ class KnownFeatures:
         blob = self.blobs.get(digest.digest())
         if blob is not None:
             return _stored(image, blob)
-        with torch.no_grad():
-            (encoded,) = self.model.encode([on_device(image, self.model.device)])
-        made = on_device(encoded, torch.device("cpu"))
+        made = frozen_features(self.model, image, self.precision)
         self._keep(digest.digest(), made)
         return made
 

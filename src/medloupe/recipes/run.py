@@ -135,6 +135,7 @@ def train(
             dataset=sources.of(stage),
             images=images,
             frozen_encoder="encoder" not in stage.trainable and config.features != OFF,
+            precision=stage.precision,
             progress=progress,
             features=kept,
             mixed=stage.mixture is not None,

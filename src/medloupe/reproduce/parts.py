@@ -226,6 +226,7 @@ class TrainedEncoder(Part):
                 dataset=dataset,
                 images=ImageSource(dataset.root, transform),
                 frozen_encoder=False,
+                precision=stage.precision,
                 progress=progress,
             )
             config = TrainConfig(stages=(stage,), seed=self.seed)

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from medloupe.config import Config
 from medloupe.data.mixture import Mixture
+from medloupe.models.features import Precision
 from medloupe.models.low_rank import LowRankConfig
 from medloupe.models.vlm import Part
 from medloupe.processing.packing import Budget
@@ -100,7 +101,7 @@ class StageConfig(Config):
     weight_decay: float = Field(default=0.0, ge=0)
     clip: float = Field(default=1.0, gt=0)
     curriculum: CurriculumConfig | None = None
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Precision = "bf16"
     optimizer: Literal["adamw", "adamw_8bit"] | None = None
     checkpointing: bool | None = None
     best: BestConfig | None = None

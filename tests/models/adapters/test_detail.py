@@ -205,6 +205,7 @@ def tiny_context(lab: Any, store: FeatureStore | None) -> Any:
         dataset=Dataset.__new__(Dataset),
         images=lab.images,
         frozen_encoder=True,
+        precision="fp32",
         progress=lambda *_: None,
         features=store,
     )

@@ -58,6 +58,7 @@ def trainer(lab: Any, data: Any, out: Path, *stages: StageConfig, **options: Any
             dataset=data,
             images=ImageSource(data.root, lab.images.transform),
             frozen_encoder="encoder" not in stage.trainable,
+            precision=stage.precision,
             progress=progress,
         )
 

@@ -17,8 +17,8 @@ import torch
 from medloupe.config import ComponentConfig
 from medloupe.data.dataset import Dataset
 from medloupe.errors import TrainingError
-from medloupe.models.features import FeatureStore
-from medloupe.models.vlm import VisionLanguageModel, on_device
+from medloupe.models.features import FeatureStore, Precision, frozen_features
+from medloupe.models.vlm import VisionLanguageModel
 from medloupe.processing import ImageSource, Processor
 from medloupe.processing.packing import Cost
 from medloupe.types import Batch, Conversation, ImageInput, ImageRef, Record, Views
@@ -31,13 +31,15 @@ KEPT_BYTES = 4 << 30
 @dataclass(frozen=True, kw_only=True)
 class StageContext:
     """What an objective builds its rows from. `frozen_encoder`: its features may be kept, in `features`
-    also for other runs. `mixed`: the rows are those of several data sets, each with its share."""
+    also for other runs; it makes them in `precision`, the stage's. `mixed`: the rows are those of several
+    data sets, each with its share."""
 
     model: VisionLanguageModel
     processor: Processor
     dataset: Dataset
     images: ImageSource
     frozen_encoder: bool
+    precision: Precision
     progress: Progress
     features: FeatureStore | None = None
     mixed: bool = False
@@ -163,7 +165,7 @@ class FrozenFeatures:
         self.context = context
         self._features: dict[str, ImageInput] = {}
         self._bytes = 0
-        self._known = context.features and context.features.of(context.model)
+        self._known = context.features and context.features.of(context.model, context.precision)
 
     def of(self, refs: Sequence[ImageRef]) -> list[ImageInput]:
         """The images with their features, on the CPU."""
@@ -178,15 +180,12 @@ class FrozenFeatures:
         if key in self._features:
             return self._features[key]
         image = ImageInput(kind=ref.kind, views=self.context.images.view(ref))
-        made = self._known.of(image) if self._known else self._encoded(image)
+        made = self._known.of(image) if self._known else self._made(image)
         assert made.features is not None, "an encoded image has features"
         if self._bytes + made.features.nbytes <= KEPT_BYTES:  # the first ones stay
             self._features[key] = made
             self._bytes += made.features.nbytes
         return made
 
-    def _encoded(self, image: ImageInput) -> ImageInput:
-        model = self.context.model
-        with torch.no_grad():
-            (encoded,) = model.encode([on_device(image, model.device)])
-        return on_device(encoded, torch.device("cpu"))
+    def _made(self, image: ImageInput) -> ImageInput:
+        return frozen_features(self.context.model, image, self.context.precision)
