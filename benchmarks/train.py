@@ -62,6 +62,7 @@ from medloupe.data.datasets.vqa_rad import VqaRadConfig
 from medloupe.imaging.transforms import ImageTransform
 from medloupe.models.connectors.mlp import MLPConnectorConfig
 from medloupe.models.encoders.hf_vision import CLIPEncoderConfig
+from medloupe.models.features import Precision
 from medloupe.models.language import LanguageConfig, load_language
 from medloupe.models.resolution.scales import ScalesConfig
 from medloupe.models.vlm import IMAGE_TOKEN, VisionLanguageModel
@@ -292,14 +293,14 @@ def our_stage(task: Task) -> StageConfig:
     )
 
 
-def context(lab: Lab, *, frozen: bool = True) -> StageContext:
+def context(lab: Lab, *, frozen: bool = True, precision: Precision = "bf16") -> StageContext:
     return StageContext(
         model=lab.model,
         processor=lab.processor,
         dataset=lab.dataset,
         images=lab.images,
         frozen_encoder=frozen,
-        precision="bf16",
+        precision=precision,
         progress=lambda *_: None,
     )
 
@@ -521,7 +522,8 @@ WAYS: dict[str, Callable[[Task, int], dict[str, Any]]] = {
 def check(task: Task, peers: Mapping[str, Peer]) -> None:
     """All sides' loss over all rows, in float32, without training."""
     lab = load(task)
-    objective = LanguageObjective(our_stage(task).objective, context(lab))  # type: ignore[arg-type]
+    whole = context(lab, precision="fp32")
+    objective = LanguageObjective(our_stage(task).objective, whole)  # type: ignore[arg-type]
     lab.model.train(False)
     with torch.no_grad():
         micros = [objective.micro([row]) for row in range(len(objective.lengths))]
