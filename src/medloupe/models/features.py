@@ -22,7 +22,7 @@ from medloupe.imaging.blobs import Blob, BlobLog
 from medloupe.models.vlm import VisionLanguageModel, encoder_hash, on_device
 from medloupe.types import ImageInput, ImageLayout, Views
 
-# What a frozen encoder computes in: its weights' own precision, or bfloat16 under autocast.
+# What a frozen encoder computes in: bfloat16 under autocast, or its weights' own precision.
 Precision = Literal["bf16", "fp32"]
 
 # numpy has no bfloat16: bits travel as integers.

@@ -180,12 +180,12 @@ class FrozenFeatures:
         if key in self._features:
             return self._features[key]
         image = ImageInput(kind=ref.kind, views=self.context.images.view(ref))
-        made = self._known.of(image) if self._known else self._made(image)
+        if self._known:
+            made = self._known.of(image)
+        else:
+            made = frozen_features(self.context.model, image, self.context.precision)
         assert made.features is not None, "an encoded image has features"
         if self._bytes + made.features.nbytes <= KEPT_BYTES:  # the first ones stay
             self._features[key] = made
             self._bytes += made.features.nbytes
         return made
-
-    def _made(self, image: ImageInput) -> ImageInput:
-        return frozen_features(self.context.model, image, self.context.precision)
