@@ -83,7 +83,8 @@ def reference(
         for start, count, z in images:
             q = own.queries
             if own.instruct is not None:
-                q = q + own.instruct.weight @ last + own.instruct.bias
+                heard = own.instruct.weight @ last + own.instruct.bias
+                q = F.layer_norm(q, q.shape[-1:]) + F.layer_norm(heard, heard.shape)
             seen = cross_attention(own.extract, q, z @ own.detail.weight.T + own.detail.bias)
             v = hidden[0, start : start + count]
             total = v + cross_attention(own.inject, v, seen)

@@ -3,7 +3,9 @@
 After some layers of the language model, learned queries that have heard the question read a detail view
 of each image, and the image's tokens read what they found. Where the paper is silent: attention norms its
 queries and keys before it (pre-norm) and has no biases, and its last projection begins as zero, so that a
-fresh adapter changes nothing.
+fresh adapter changes nothing. Queries and what the question adds to them are normed each before they meet:
+hidden states are long and much alike, and their plain image beside small queries leaves M queries that are
+one, which read one mean of the larger view and tell no place from another.
 Shapes: N images, K image tokens, M queries, T detail features, C channels, D language-model width, W the
 adapter's.
 """
@@ -15,6 +17,7 @@ from typing import Self
 import torch
 from pydantic import Field
 from torch import nn
+from torch.nn import functional as F
 
 from medloupe.errors import ConfigError
 from medloupe.imaging.composed import DetailedTransform
@@ -133,7 +136,7 @@ class HiaLayer(nn.Module):
         queries_NMW = self.queries.expand(len(tokens_NKD), -1, -1)
         if self.instruct is not None:
             assert anchors_ND is not None, "images come with the place where their question ends"
-            queries_NMW = queries_NMW + self.instruct(anchors_ND.to(dtype))[:, None]
+            queries_NMW = _unit(queries_NMW) + _unit(self.instruct(anchors_ND.to(dtype)))[:, None]
         found_NMW = self.extract(queries_NMW, self.detail(details_NTC.to(dtype)))
         added_NKD: torch.Tensor = self.inject(tokens_NKD.to(dtype), found_NMW)
         if self.norm is not None:
@@ -158,6 +161,11 @@ class CrossAttention(nn.Module):
         query = self.query(self.query_norm(queries))
         read: torch.Tensor = self.out(attend(query, self.key(seen), self.value(seen), self.heads))
         return read
+
+
+def _unit(x: torch.Tensor) -> torch.Tensor:
+    """Each vector at mean 0 and variance 1 over its channels."""
+    return F.layer_norm(x, x.shape[-1:])
 
 
 def injected_layers(depth: int, layers: int) -> tuple[int, ...]:
