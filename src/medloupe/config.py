@@ -56,8 +56,7 @@ class Config(BaseModel):
 
     def fingerprint(self) -> str:
         """The first 16 hex digits of the SHA-256 of the canonical JSON form."""
-        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return fingerprint_of(self.to_dict())
 
     @classmethod
     def parse(cls, data: Any, *, file: str | None = None) -> Self:
@@ -132,6 +131,12 @@ class ComponentConfig(Config):
     def _with_name(self) -> dict[str, Any]:
         values = {field: getattr(self, field) for field in type(self).model_fields}
         return {"name": self.name, **values}
+
+
+def fingerprint_of(stated: Mapping[str, Any]) -> str:
+    """The first 16 hex digits of the SHA-256 of plain JSON data in its canonical form."""
+    text = json.dumps(stated, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def component_name(concrete: type[ComponentConfig]) -> str:

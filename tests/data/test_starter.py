@@ -393,6 +393,8 @@ def test_config_is_a_component_and_refuses_nonsense() -> None:
         {"languages": ["en", "en"]},
         {"slices_per_patient": 0, "series_per_patient": 0, "volumes_per_patient": 0},
         {"series_per_patient": 0, "tasks": ["volume_change"]},
+        {"most_lesions": 1, "tasks": ["count"]},
+        {"most_lesions": 0, "tasks": ["rec"]},
     ):
         with pytest.raises(ConfigError):
             StarterConfig.parse(wrong)

@@ -281,6 +281,21 @@ def test_series_show_the_change_they_plan(template: Template, rank: int) -> None
         assert {judge(width[0], w) for w in width} == {"unchanged"}
 
 
+@pytest.mark.parametrize("most", [1, 2])
+def test_as_many_lesions_as_asked_for_at_most(template: Template, most: int) -> None:
+    counts = [
+        len(draw_slice(template, 5, patient, 0, WIDTHS, most).lesions) for patient in range(60)
+    ]
+    assert set(counts) == set(range(most + 1))
+    series = [
+        draw_series(template, 0, rank, 0, plan(rank), (0.02, 0.12), most) for rank in range(15)
+    ]
+    kinds = [{lesion.kind for case in times for lesion in case.lesions} for times in series]
+    assert max(len(found) for found in kinds) == most
+    for rank, found in enumerate(kinds):
+        assert plan(rank).kind in found
+
+
 def test_lesions_stay_at_their_place_in_the_patient(template: Template) -> None:
     """Through both affines the middle of a lesion's pixels is the same point, though the pose
     moved."""

@@ -38,6 +38,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from medloupe.config import fingerprint_of
 from medloupe.data.dataset import (
     CARD_FILE,
     Dataset,
@@ -49,6 +50,7 @@ from medloupe.data.dataset import (
 from medloupe.data.datasets.base import DatasetConfig
 from medloupe.data.datasets.starter.cases import DATASET, LICENCE
 from medloupe.data.datasets.starter.make import make_all
+from medloupe.data.datasets.starter.patients import MOST_LESIONS
 from medloupe.data.datasets.starter.questions import ON_REQUEST, TASKS, Task, conversations
 from medloupe.errors import DataError
 from medloupe.types import Language
@@ -66,7 +68,8 @@ class StarterConfig(DatasetConfig):
 
     `size` is the slices' side in pixels, `volume_size` the volumes' in voxels. `conspicuity` is
     the lesions' contrast to the tissue around them: 0.5 is moderate, 1 plain. `lesion_width` is the
-    range of widths in 2D as fractions of the image's width. `tasks` are what is asked; `comparison` and
+    range of widths in 2D as fractions of the image's width, `most_lesions` how many a slice has at most
+    (None: 4; with fewer, `count` has no even choice of answers). `tasks` are what is asked; `comparison` and
     `volume_change` only if named, the latter about as many pairs of volumes as `series_per_patient`.
     """
 
@@ -79,6 +82,7 @@ class StarterConfig(DatasetConfig):
     volume_size: int = Field(default=48, ge=24, le=96)
     conspicuity: float = Field(default=0.5, gt=0, le=2)
     lesion_width: tuple[float, float] = (0.007, 0.12)
+    most_lesions: int | None = Field(default=None, ge=1, le=MOST_LESIONS)
     tasks: tuple[Task, ...] = TASKS
     languages: tuple[Language, ...] = ("en", "zh")
 
@@ -98,10 +102,27 @@ class StarterConfig(DatasetConfig):
                 f"{named[0]} is asked about several examinations, and there are none: set "
                 "series_per_patient above 0, or leave it out of tasks"
             )
+        if self.most < MOST_LESIONS and "count" in self.tasks:
+            raise ValueError(
+                f"the task count asks for 0 to {MOST_LESIONS} lesions, and no slice has more than "
+                f"{self.most}: leave it out of tasks, or leave most_lesions out"
+            )
         for name in ("tasks", "languages"):
             if len(set(getattr(self, name))) != len(getattr(self, name)) or not getattr(self, name):
                 raise ValueError(f"{name} is empty or names one twice")
         return self
+
+    @property
+    def most(self) -> int:
+        """How many lesions a slice has at most."""
+        return MOST_LESIONS if self.most_lesions is None else self.most_lesions
+
+    def fingerprint(self) -> str:
+        """As `Config.fingerprint`; a field that came later and is null does not count."""
+        stated = self.to_dict()
+        if self.most_lesions is None:
+            del stated["most_lesions"]
+        return fingerprint_of(stated)
 
     def prepare(
         self,

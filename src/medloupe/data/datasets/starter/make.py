@@ -125,7 +125,9 @@ def _slices(
     template: Template, config: StarterConfig, out: Path, patient: Patient
 ) -> Iterator[Record]:
     for number in range(config.slices_per_patient):
-        case = draw_slice(template, config.seed, patient.number, number, config.lesion_width)
+        case = draw_slice(
+            template, config.seed, patient.number, number, config.lesion_width, config.most
+        )
         yield _slice_record(case, config, out, patient, f"{patient.name}-s{number}")
 
 
@@ -135,7 +137,13 @@ def _series(
     for number in range(config.series_per_patient):
         course = plan(patient.rank * config.series_per_patient + number)
         cases = draw_series(
-            template, config.seed, patient.number, number, course, config.lesion_width
+            template,
+            config.seed,
+            patient.number,
+            number,
+            course,
+            config.lesion_width,
+            config.most,
         )
         series = f"{patient.name}-c{number}"
         visits = _visits(series, (config.seed, patient.number, 7, number))

@@ -115,13 +115,18 @@ def side_of_points(points: Sequence[NDArray[np.float64]]) -> str:
 
 
 def draw_slice(
-    template: Template, seed: int, patient: int, number: int, widths: tuple[float, float]
+    template: Template,
+    seed: int,
+    patient: int,
+    number: int,
+    widths: tuple[float, float],
+    most: int = MOST_LESIONS,
 ) -> Slice:
-    """Slice `number` of `patient`: planes in turn, 0 to 4 lesions."""
+    """Slice `number` of `patient`: planes in turn, 0 to `most` lesions."""
     rng = np.random.default_rng((seed, patient, 1, number))
     plane = PLANES[(patient + number) % len(PLANES)]
-    shares = np.array([1.0] + [1.5] * MOST_LESIONS)
-    count = int(rng.choice(MOST_LESIONS + 1, p=shares / shares.sum()))
+    shares = np.array([1.0] + [1.5] * most)
+    count = int(rng.choice(most + 1, p=shares / shares.sum()))
     names, weights = list(KINDS), np.array(list(KINDS.values()))
     kinds = rng.choice(names, size=count, p=weights / weights.sum()).tolist()
     anatomy, frame = patient_anatomy(seed, patient), draw_frame(plane, rng)

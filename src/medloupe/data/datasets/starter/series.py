@@ -13,6 +13,7 @@ import numpy as np
 from medloupe.data.datasets.starter.anatomy import FIELD_MM, PLANES, Anatomy, Template, sample_slice
 from medloupe.data.datasets.starter.lesions import KINDS, fitted
 from medloupe.data.datasets.starter.patients import (
+    MOST_LESIONS,
     Frame,
     Ground,
     Lesion,
@@ -70,8 +71,9 @@ def draw_series(
     number: int,
     course: Plan,
     widths: tuple[float, float],
+    most: int = MOST_LESIONS,
 ) -> tuple[Slice, ...]:
-    """The examinations of series `number` of `patient`, first to last.
+    """The examinations of series `number` of `patient`, first to last, of `most` lesions at most.
 
     Raises:
         ConfigError: lesions of these widths do not fit into the brain.
@@ -79,7 +81,7 @@ def draw_series(
     rng = np.random.default_rng((seed, patient, 3, number))
     anatomy = patient_anatomy(seed, patient)
     factor = float(rng.uniform(*GROWTH))
-    first, lesion, others = _first_slice(template, anatomy, course, factor, widths, rng)
+    first, lesion, others = _first_slice(template, anatomy, course, factor, widths, most, rng)
     cases = []
     for time, size in enumerate(relative_sizes(course, factor, rng)):
         case = first if time == 0 else _later(template, first, rng)
@@ -115,6 +117,7 @@ def _first_slice(
     course: Plan,
     factor: float,
     widths: tuple[float, float],
+    most: int,
     rng: np.random.Generator,
 ) -> tuple[Slice, Lesion, list[Lesion]]:
     """A slice, the lesion that may change (at its largest), and up to two of other kinds."""
@@ -128,7 +131,8 @@ def _first_slice(
         lesion = ground.add(course.kind, (min(low * factor, high), high), rng)
         if lesion is None:
             continue
-        kinds = rng.choice(bystanders, size=int(rng.integers(3)), replace=False).tolist()
+        more = int(rng.integers(min(most, 3)))
+        kinds = rng.choice(bystanders, size=more, replace=False).tolist()
         others = [ground.add(kind, widths, rng) for kind in kinds]
         case = Slice(plane, frame, anatomy, maps, (), ())
         return case, lesion, [other for other in others if other is not None]
