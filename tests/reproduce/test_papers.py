@@ -192,18 +192,15 @@ def test_a_setting_that_differs_is_shown() -> None:
     assert answer.settings_sheet(SettingsAnswer(fields=fields)).rows[0][-1] == "OTHER"
 
 
-def test_the_small_runs_are_scored_by_the_frozen_benchmark() -> None:
+def test_the_small_runs_are_scored_as_the_frozen_benchmark_is() -> None:
     grid = made_grid("litegpt_tables")
-    named = named_benchmark("starter_findings")
-    assert grid.base.data == named.data
-    assert grid.base.evaluate.benchmark == named.benchmark
-    models = {row.label: grid.config(row.label, 0).model for row in grid.rows}
-    for label, name in (
-        ("both", "litegpt_tiny"),
-        ("larger view", "litegpt_biomedclip_tiny"),
-        ("smaller view", "litegpt_pubmedclip_tiny"),
-    ):
-        assert models[label] == recipe(name).model
+    named = named_benchmark("starter_findings").benchmark
+    assert grid.base.evaluate.benchmark.scorers == named.scorers
+    assert grid.base.evaluate.benchmark.tasks == named.tasks == grid.base.data.tasks
+    encoders = made_grid("encoders")
+    for row in grid.rows:
+        same = encoders.config(row.label, 0).model
+        assert grid.config(row.label, 0).model == same
 
 
 def test_a_grid_with_a_papers_name_is_one_of_its_tables() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from medloupe.evaluate.benchmarks.base import PROSE
+from medloupe.reproduce.grids.litegpt import BOTH, LARGER, SMALLER
 from medloupe.reproduce.papers import litegpt_reports as reports
 from medloupe.reproduce.papers.base import (
     Column,
@@ -18,7 +19,7 @@ from medloupe.reproduce.papers.base import (
     lines,
     scored_by,
 )
-from medloupe.reproduce.papers.litegpt_runs import BOTH, GRID, LARGE, SMALL
+from medloupe.reproduce.papers.litegpt_runs import GRID
 from medloupe.types import AnswerType
 
 VINDR: Final = (
@@ -30,8 +31,8 @@ WEIGHTS: Final = (
     "PubMedCLIP, and MiniGPT-v2's third stage, a file that its authors share by link"
 )
 MODELS: Final = {
-    "BiomedCLIP - Llama 2": LARGE,
-    "PubMedCLIP - Llama 2": SMALL,
+    "BiomedCLIP - Llama 2": LARGER,
+    "PubMedCLIP - Llama 2": SMALLER,
     "BiomedCLIP + PubMedCLIP - Llama 2": BOTH,
 }
 RECIPES: Final = {
@@ -227,8 +228,7 @@ LITEGPT: Final = Paper(
             ),
             full=_full("vindr_cxr_findings"),
             needs=(VINDR, WEIGHTS),
-            differs="The grid `encoders` asks the same of boxes alone, with a smaller language model: "
-            "medloupe reproduce encoders.",
+            differs="The grid `encoders` asks the same of boxes alone: medloupe reproduce encoders.",
         ),
         _text(
             "4",
@@ -278,7 +278,7 @@ LITEGPT: Final = Paper(
         PaperTable(
             name="7",
             shows="two radiographs, findings with boxes, answer and truth",
-            tiny=PageAnswer(grid=GRID, rows=(BOTH, LARGE, SMALL), tasks=("findings",)),
+            tiny=PageAnswer(grid=GRID, rows=(BOTH, LARGER, SMALLER), tasks=("findings",)),
             full=_PAGE,
             needs=(VINDR, WEIGHTS),
         ),
@@ -286,11 +286,11 @@ LITEGPT: Final = Paper(
             _report(number, row, table, local=int(number) < 11)
             for number, row, table in (
                 ("8", BOTH, reports.REPORT_8),
-                ("9", LARGE, reports.REPORT_9),
-                ("10", SMALL, reports.REPORT_10),
+                ("9", LARGER, reports.REPORT_9),
+                ("10", SMALLER, reports.REPORT_10),
                 ("11", BOTH, reports.REPORT_11),
-                ("12", LARGE, reports.REPORT_12),
-                ("13", SMALL, reports.REPORT_13),
+                ("12", LARGER, reports.REPORT_12),
+                ("13", SMALLER, reports.REPORT_13),
             )
         ),
         PaperTable(
@@ -309,7 +309,7 @@ LITEGPT: Final = Paper(
         PaperTable(
             name="fig3",
             shows="the boxes of Table 7, drawn",
-            tiny=PageAnswer(grid=GRID, rows=(BOTH, LARGE, SMALL), tasks=("findings",)),
+            tiny=PageAnswer(grid=GRID, rows=(BOTH, LARGER, SMALLER), tasks=("findings",)),
             full=_PAGE,
             needs=(VINDR, WEIGHTS),
         ),
