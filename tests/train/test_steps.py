@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from medloupe.errors import TrainingError
+from medloupe.errors import ConfigError, TrainingError
+from medloupe.models.adapters import AdapterConfig
 from medloupe.train import Trainer
 from medloupe.train.log import read_log
 from medloupe.train.objectives.language import LanguageObjectiveConfig
@@ -177,6 +178,37 @@ def test_learning_rates_by_part_and_decay_by_shape(tiny: ModuleType, lab: Any) -
             assert group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0), name
     total = sum(len(g["params"]) for g in optimizer.param_groups)
     assert total == sum(len(p) for p in named.values()) == len(groups)
+
+
+def test_the_adapters_encoder_may_have_a_rate_of_its_own(tiny: ModuleType, lab: Any) -> None:
+    adapter = AdapterConfig.parse(
+        {
+            "name": "hia",
+            "encoder": {"name": "efficientnet_lite0", "image_size": 64},
+            "queries": 2,
+            "width": 8,
+            "layers": 1,
+        }
+    )
+    model = lab.model()
+    model.adapter = adapter.build(width=16, depth=4)
+    for own, rest in ((1e-5, 1e-3), (None, 1e-3)):
+        stage = tiny.language_stage(
+            trainable=("adapter",),
+            learning_rate=rest,
+            learning_rates={} if own is None else {"adapter.encoder": own},
+            weight_decay=0.1,
+        )
+        optimizer = build_optimizer(model, stage)
+        groups = {id(p): g for g in optimizer.param_groups for p in g["params"]}
+        assert {id(p) for p in model.adapter.parameters()} <= set(groups)
+        for name, parameter in model.adapter.named_parameters():
+            group = groups[id(parameter)]
+            inside = name.startswith("encoder.") and own is not None
+            assert group["peak"] == (own if inside else rest)
+            assert group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0)
+    with pytest.raises(ConfigError, match="do not train"):
+        tiny.language_stage(trainable=("connector",), learning_rates={"adapter.encoder": 1e-5})
 
 
 def test_a_part_with_a_smaller_rate_moves_less(tiny: ModuleType, lab: Any, tmp_path: Path) -> None:

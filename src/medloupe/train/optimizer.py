@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 from typing import Any
 
@@ -29,18 +30,21 @@ def trained_parameters(model: VisionLanguageModel) -> dict[str, list[tuple[str, 
 
 
 def build_optimizer(model: VisionLanguageModel, stage: StageConfig) -> torch.optim.Optimizer:
-    """One parameter group a part; vectors (norms, biases) are not decayed. Each
-    group keeps its peak rate under "peak".
+    """One parameter group a part, two where the adapter's encoder has a rate of its own; vectors (norms,
+    biases) are not decayed. Each group keeps its peak rate under "peak".
 
     Raises:
         MissingExtraError, ConfigError: 8-bit states are not installed, or not for this machine.
     """
-    groups = []
-    for part, named in trained_parameters(model).items():
-        parameters = [parameter for _, parameter in named]
-        rate = stage.learning_rates.get(part, stage.learning_rate)  # type: ignore[call-overload]
-        for decay in (True, False):
-            chosen = [p for p in parameters if (p.ndim > 1) == decay]
+    groups: list[dict[str, Any]] = []
+    for named in trained_parameters(model).values():
+        rates = [_rate(name, stage) for name, _ in named]
+        for rate, decay in itertools.product(dict.fromkeys(rates), (True, False)):
+            chosen = [
+                p
+                for (_, p), own in zip(named, rates, strict=True)
+                if own == rate and (p.ndim > 1) == decay
+            ]
             if chosen:
                 groups.append(
                     {
@@ -54,6 +58,13 @@ def build_optimizer(model: VisionLanguageModel, stage: StageConfig) -> torch.opt
         return _eight_bit(groups, f"train.stages.{stage.name}.optimizer")
     on_gpu = all(p.device.type == "cuda" for group in groups for p in group["params"])
     return torch.optim.AdamW(groups, betas=_BETAS, eps=_EPSILON, fused=True if on_gpu else None)
+
+
+def _rate(name: str, stage: StageConfig) -> float:
+    """The peak rate of a parameter: of the narrowest part of the model that has one, else the stage's."""
+    rated = {part: r for part, r in stage.learning_rates.items() if name.startswith(f"{part}.")}
+    narrowest = max(rated, key=lambda part: len(part), default=None)
+    return stage.learning_rate if narrowest is None else rated[narrowest]
 
 
 def _eight_bit(groups: list[dict[str, Any]], field: str) -> torch.optim.Optimizer:

@@ -17,6 +17,7 @@ from medloupe.train.objectives.base import ObjectiveConfig
 from medloupe.train.trackers import TrackerConfig
 from medloupe.types import Split
 
+RatedPart = Part | Literal["adapter.encoder"]
 LORA_FIELDS = {"encoder": "encoder_lora", "language_model": "lora"}
 
 
@@ -70,8 +71,9 @@ class StageConfig(Config):
 
     `mixture` names prepared data sets to train on instead of the run's, and how much of each, in rows
     of the stage; an epoch is then the mixture's. Length is `steps`, or `epochs` over the stage's rows.
-    `learning_rates` overrides `learning_rate` per part. The rate rises linearly over the first
-    `warmup` share of the steps and falls along a cosine to `min_learning_rate` times its peak.
+    `learning_rates` overrides `learning_rate` per part, and for the encoder inside of the adapter, to which a
+    fresh adapter's gradient says little and AdamW's steps are no smaller. The rate rises linearly over the
+    first `warmup` share of the steps and falls along a cosine to `min_learning_rate` times its peak.
     `batch_size` counts rows, an image or an image with all its packed questions, of all processes
     together: how many there are changes no batch. A process reads its rows of a batch one part after the
     other, each of no more than `micro_budget` (null: all at once), which changes neither loss nor
@@ -90,7 +92,7 @@ class StageConfig(Config):
     encoder_lora: LoraConfig | None = None
     mixture: Mixture | None = None
     learning_rate: float = Field(default=1e-4, gt=0)
-    learning_rates: dict[Part, float] = Field(default_factory=dict)
+    learning_rates: dict[RatedPart, float] = Field(default_factory=dict)
     steps: int | None = Field(default=None, ge=1)
     epochs: float = Field(default=1.0, gt=0)
     batch_size: int = Field(default=8, ge=1)
@@ -113,7 +115,7 @@ class StageConfig(Config):
                 raise ValueError(f"{LORA_FIELDS[part]} needs {part!r} in trainable")
         if self.mixture is not None and self.curriculum is not None:
             raise ValueError("a stage has a mixture or a curriculum, not both")
-        idle = set(self.learning_rates) - set(self.trainable)
+        idle = {name for name in self.learning_rates if name.split(".")[0] not in self.trainable}
         if idle:
             raise ValueError(f"learning_rates name parts that do not train: {sorted(idle)}")
         return self
