@@ -31,9 +31,7 @@ from medloupe.train.objectives.language import LanguageObjectiveConfig
 
 TASKS: Final = ("report", "diagnosis", "rec", "change")
 DETAIL: Final = 2 * SIDE
-BASE_STEPS: Final = 800
 TUNE, BATCH = 200, 12
-RATES: Final = {"tuned": 5e-4, "lora": 2e-3, "adapter": 2e-3, "adapter's encoder": 1e-5}
 BASE, TUNED, LORA, HIA = "base", "base, fine-tuned", "base + LoRA", "base + HiA"
 WITHOUT_IA, WITHOUT_HR = "base + HiA w/o IA", "base + HiA w/o HR"
 
@@ -239,13 +237,15 @@ def pair_run() -> RunConfig:
         batch_size=16,
         clip=5.0,
     )
-    instruct = run.train.stages[-1].model_copy(update={"steps": BASE_STEPS, "batch_size": 16})
+    instruct = run.train.stages[-1].model_copy(update={"steps": 800, "batch_size": 16})
     strata = [{"attribute": "lesion_width", "edges": [5.0, 8.0]}]
     return run.with_overrides(
         [
             *(assign(f"data.{field}", value) for field, value in data.items()),
             assign("train.stages", [ground.to_dict(), instruct.to_dict()]),
             assign("evaluate.benchmark.strata", strata),
+            # every patient is drawn anew, so look-alikes are not searched for
+            assign("audit.near", "off"),
             assign("evaluate.benchmark.scorers.open", ["bleu_4.nltk", "meteor.exact_stem"]),
             assign("evaluate.benchmark.max_new_tokens", 64),
         ]
@@ -257,6 +257,7 @@ def _grid(
 ) -> Grid:
     return Grid(
         name=name,
+        version=2,
         title=title,
         answers=answers,
         base=pair_run(),
@@ -295,14 +296,12 @@ def _from(base: str, stage: StageConfig) -> tuple[str, str]:
 
 
 def _tuned(base: str) -> tuple[str, ...]:
-    return _from(base, _tune("connector", "language_model", rate=RATES["tuned"]))
+    return _from(base, _tune("connector", "language_model", rate=5e-4))
 
 
 def _lora(base: str) -> tuple[str, ...]:
     """Rank 52 is 948,480 parameters here, HiA 951,904 with its encoder."""
-    return _from(
-        base, _tune("language_model", rate=RATES["lora"], lora=LoraConfig(rank=52, alpha=104))
-    )
+    return _from(base, _tune("language_model", rate=2e-3, lora=LoraConfig(rank=52, alpha=104)))
 
 
 def _adapted(base: str, *, side: int = DETAIL, **fields: Any) -> tuple[str, ...]:
@@ -313,6 +312,5 @@ def _adapted(base: str, *, side: int = DETAIL, **fields: Any) -> tuple[str, ...]
         "width": 96,
         **fields,
     }
-    inside = {"adapter.encoder": RATES["adapter's encoder"]}
-    stage = _tune("adapter", rate=RATES["adapter"], rates=inside)
+    stage = _tune("adapter", rate=2e-3, rates={"adapter.encoder": 1e-5})
     return (*_from(base, stage), assign("model.adapter", adapter))

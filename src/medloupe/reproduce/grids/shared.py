@@ -13,7 +13,6 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from medloupe.data.audit import GateConfig
 from medloupe.data.datasets.starter import StarterConfig
 from medloupe.evaluate.benchmark import Benchmark
 from medloupe.imaging.composed import SlicesTransform
@@ -98,8 +97,6 @@ def small_run(
         ),
         processor=ProcessorConfig(transform=transform, max_length=1024),
         train=TrainConfig(stages=(align(tasks), instruct(tasks)), save_every=200, keep=1),
-        # every patient is drawn anew, so look-alikes are not searched for: two minutes a run
-        audit=GateConfig(near="off"),
         evaluate=EvaluateConfig(
             benchmark=Benchmark(
                 name="grid", tasks=tasks, max_new_tokens=32, limit=90, resamples=500

@@ -23,6 +23,7 @@ def litegpt_tables() -> Grid:
     """Tables 1 to 5 and 8 to 13."""
     return Grid(
         name=GRID,
+        version=2,
         title="LiteGPT's three compositions, scored as in its tables",
         answers="LiteGPT, Tables 1 to 5 and 8 to 13",
         base=_base(),

@@ -120,7 +120,7 @@ def _first_slice(
     most: int,
     rng: np.random.Generator,
 ) -> tuple[Slice, Lesion, list[Lesion]]:
-    """A slice, the lesion that may change (at its largest), and up to two of other kinds."""
+    """A slice, the lesion that may change (at its largest), and up to two of other kinds: `most` in all."""
     low, high = widths
     bystanders = [kind for kind in KINDS if kind != course.kind]
     for _ in range(ATTEMPTS):
