@@ -400,6 +400,17 @@ def test_config_is_a_component_and_refuses_nonsense() -> None:
             StarterConfig.parse(wrong)
 
 
+def test_most_lesions_holds_for_slices_and_series(tmp_path: Path) -> None:
+    config = StarterConfig(
+        patients=8, slices_per_patient=4, volumes_per_patient=0, size=64, most_lesions=1,
+        tasks=("rec", "change"), languages=("en",), lesion_width=(0.04, 0.12),
+    )  # fmt: skip
+    records = config.prepare(tmp_path, workers=1).records
+    for kept in (False, True):
+        counts = {len(r.boxes) for r in records if ("-c" in r.id) == kept}
+        assert counts == {0, 1}
+
+
 def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("here already")
     with pytest.raises(DataError, match="out"):

@@ -192,20 +192,21 @@ def test_the_adapters_encoder_may_have_a_rate_of_its_own(tiny: ModuleType, lab: 
     )
     model = lab.model()
     model.adapter = adapter.build(width=16, depth=4)
-    for own, rest in ((1e-5, 1e-3), (None, 1e-3)):
+    for rates, own, rest in (
+        ({"adapter.encoder": 1e-5}, 1e-5, 1e-3),
+        ({"adapter": 1e-4, "adapter.encoder": 1e-5}, 1e-5, 1e-4),
+        ({"adapter": 1e-4}, 1e-4, 1e-4),
+        ({}, 1e-3, 1e-3),
+    ):
         stage = tiny.language_stage(
-            trainable=("adapter",),
-            learning_rate=rest,
-            learning_rates={} if own is None else {"adapter.encoder": own},
-            weight_decay=0.1,
+            trainable=("adapter",), learning_rate=1e-3, learning_rates=rates, weight_decay=0.1
         )
         optimizer = build_optimizer(model, stage)
         groups = {id(p): g for g in optimizer.param_groups for p in g["params"]}
         assert {id(p) for p in model.adapter.parameters()} <= set(groups)
         for name, parameter in model.adapter.named_parameters():
             group = groups[id(parameter)]
-            inside = name.startswith("encoder.") and own is not None
-            assert group["peak"] == (own if inside else rest)
+            assert group["peak"] == (own if name.startswith("encoder.") else rest)
             assert group["weight_decay"] == (0.1 if parameter.ndim > 1 else 0.0)
     with pytest.raises(ConfigError, match="do not train"):
         tiny.language_stage(trainable=("connector",), learning_rates={"adapter.encoder": 1e-5})
