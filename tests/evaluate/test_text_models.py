@@ -1,23 +1,20 @@
-"""Metrics by models: BERTScore on a tiny checkpoint, the clinical ones with radeval absent or played."""
+"""BERTScore on a tiny checkpoint."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from medloupe.errors import ConfigError, MissingExtraError
-from medloupe.evaluate.scorers import bertscore, clinical
+from medloupe.evaluate.scorers import bertscore
 from medloupe.evaluate.scorers.base import Scorer
 from medloupe.types import EvalRow
 
 VOCABULARY = "[PAD] [UNK] [CLS] [SEP] [MASK] the left right lung is clear no effusion 左 肺 结 节 ."
 KNOWN = VOCABULARY.split()
-CLINICAL = [name for name, path in Scorer.table.items() if "scorers.clinical" in path]
 
 
 def row(truth: str, prediction: str) -> EvalRow:
@@ -108,59 +105,3 @@ def test_bertscore_s_model_and_layer_must_be_there(
     with pytest.raises(MissingExtraError, match=r"neither a folder nor.*Name the folder"):
         Scorer.parse({"name": "bertscore_f1", "model": str(tmp_path / "none")}).require()
     assert bertscore.BertScoreF1().layer == 17
-
-
-@pytest.mark.parametrize("name", CLINICAL)
-def test_clinical_metrics_say_what_is_missing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    for ask in (Scorer.parse(name).require, lambda: Scorer.parse(name).judge(row("a", "b"))):
-        with pytest.raises(MissingExtraError, match=r'radeval is not.*"medloupe\[clinical\]"'):
-            ask()
-
-
-def test_clinical_metrics_ask_radeval_once_per_model_and_pair(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    asked: list[tuple[str, str, str]] = []
-
-    class RadEval:
-        def __init__(self, *, metrics: list[str], per_sample: bool, show_progress: bool) -> None:
-            assert per_sample
-            assert not show_progress
-            self.metric = metrics[0]
-
-        def __call__(self, *, refs: list[str], hyps: list[str]) -> dict[str, list[float]]:
-            asked.append((self.metric, refs[0], hyps[0]))
-            keys = [c.key for c in kinds if c.metric == self.metric]
-            return {key: [0.1 * (1 + place)] for place, key in enumerate(keys)}
-
-    kinds = [type(Scorer.parse(name)) for name in CLINICAL]
-    played = ModuleType("radeval")
-    played.RadEval = RadEval  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "radeval", played)
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
-    clinical._scores.cache_clear()
-    clinical._evaluator.cache_clear()
-    found = {
-        name: Scorer.parse(name).judge(row("No effusion.", "effusion"))[0] for name in CLINICAL
-    }
-    assert found == pytest.approx(
-        {
-            "radgraph_f1.simple": 0.1,
-            "radgraph_f1.partial": 0.2,
-            "radgraph_f1.complete": 0.3,
-            "ratescore": 0.1,
-            "chexbert_accuracy_5": 0.1,
-            "chexbert_accuracy_14": 0.2,
-        }
-    )
-    assert asked == [
-        (m, "No effusion.", "effusion") for m in ("radgraph", "ratescore", "f1chexbert")
-    ]
-    scorer = Scorer.parse("ratescore")
-    assert scorer.judge(row("左肺", "左肺"))[0] is None
-    assert scorer.judge(row("...", "left")) == (None, "the truth has no words")
-    assert scorer.judge(row("left", "")) == (0.0, "the answer has no words")
-    assert len(asked) == 3
-    clinical._scores.cache_clear()
-    clinical._evaluator.cache_clear()
