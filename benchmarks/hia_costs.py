@@ -1,6 +1,7 @@
 """HiA's Table 3 by arithmetic: forward FLOPs and activations of the 13B base and of HiA at five sizes.
 
     python benchmarks/hia_costs.py
+    python benchmarks/hia_costs.py --runs runs/hia     # of a reproduced hia_resolution, its rows instead
 
 Both are built at their real size on the meta device, so this needs neither weights nor memory. The base
 reads the larger image itself, (size / 14)^2 tokens; HiA's base stays at 336 pixels, and its ResNet-50 and
@@ -12,6 +13,8 @@ would keep in bfloat16: of HiA as it trains, of the base with everything but its
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
 
 from medloupe.recipes.config import RunConfig
 from medloupe.recipes.hia import hia
@@ -33,7 +36,11 @@ def main() -> None:
     """Print the table."""
     wanted = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     wanted.add_argument("--text", type=int, default=256)
+    wanted.add_argument("--runs", type=Path, help="the folder of a reproduced hia_resolution")
     args = wanted.parse_args()
+    if args.runs is not None:
+        reproduced(args.runs, args.text)
+        return
     print(f"text: {args.text} tokens a row; ours / the paper's; its memory in GB")
     heads = ("pixels", "base: tokens", "TFLOPs", "activations", "cache", "paper's memory")
     heads += ("HiA: TFLOPs", "adapter's", "activations", "paper's memory")
@@ -47,6 +54,23 @@ def main() -> None:
             f"{gib(cache(tokens + args.text))} | {PAPER[size][1] or 'out of memory'} | "
             f"{tera(adapted)} / {PAPER[size][2]} | {adapted.forward_flops['adapter'] / 1e12:.2f} | "
             f"{gib(adapted.kept)} | {PAPER[size][3]} |"
+        )
+
+
+def reproduced(out: Path, text: int) -> None:
+    """The rows of the grid, as they were run."""
+    print(f"text: {text} tokens a row")
+    print("| row | image tokens | GFLOPs | adapter's | activations |")
+    print("|---|---|---|---|---|")
+    lines = (out / "ledger.jsonl").read_text(encoding="utf-8").splitlines()
+    entries = (json.loads(line) for line in lines)
+    keys = {e["label"]: e["key"] for e in entries if e["grid"] == "hia_resolution"}
+    for label, key in keys.items():
+        tokens, stage = costs(RunConfig.from_yaml(out / "runs" / key / "run.yaml"), text)
+        flops = stage.forward_flops
+        print(
+            f"| {label} | {tokens} | {sum(flops.values()) / 1e9:.2f} | "
+            f"{flops.get('adapter', 0) / 1e9:.2f} | {stage.kept / 2**20:.1f} MiB |"
         )
 
 

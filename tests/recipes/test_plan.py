@@ -250,6 +250,18 @@ def test_a_plan_of_a_tiny_recipe(tmp_path: Path) -> None:
     assert type(made).parse(made.to_dict()) == made
 
 
+def test_depthwise_convolutions_cost_twice_their_forward_backward(tmp_path: Path) -> None:
+    """A trained EfficientNet-Lite0; only its stem, 3 to 32 channels at half the size, has no gradient to pass on."""
+    run = recipe("starter_tiny").with_overrides(
+        [f"model.language.source={_folder(tmp_path)}", "model.connector={name: linear}"]
+    )
+    stage = make_plan(run).stages[0]
+    stem = 2 * 32 * 32 * 32 * 3 * 9
+    assert stage.forward_flops["language_model"] == 0
+    encoder, connector = stage.forward_flops["encoder"], stage.forward_flops["connector"]
+    assert stage.backward_flops == 2 * (encoder + connector) - stem
+
+
 def test_steps_of_the_papers_stages() -> None:
     """By published counts; MedM-VL does not print its own, and nothing is made up for it."""
 

@@ -1,7 +1,7 @@
 """FLOPs and activations of one training row, counted while torch runs it on the meta device.
 
 Nothing is estimated from a formula of an architecture: the forward and backward of the model itself
-run on shapes, matrix multiplications are counted by torch's FLOP counter, and what autograd keeps for
+run on shapes, matrix multiplications are counted by torch's formulas, and what autograd keeps for
 the backward is added up. So a frozen part costs no weight gradient, and below the first trainable
 part there is no backward at all, because autograd does not go there either.
 
@@ -22,11 +22,11 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from medloupe.models.adapters import Adapter, Span
 from medloupe.models.vlm import VisionLanguageModel
+from medloupe.train.meters.work import FlopCounter
 from medloupe.types import ImageInput
 
 OUTSIDE, ADAPTER = "", "adapter"
@@ -60,16 +60,15 @@ def count(model: VisionLanguageModel, image: ImageInput, text_tokens: int) -> Wo
     Without text the language model does not run, as in an objective on image tokens alone.
     """
     ledger = _Ledger(model)
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounter()
     hooks = saved_tensors_hooks(ledger.keep, lambda tensor: tensor)
     forward: dict[str, int] = {}
-    with counter, _FusedAttention(), hooks, ledger.watching(counter.get_total_flops):
+    with counter, _FusedAttention(), hooks, ledger.watching(lambda: counter.total):
         begun = 0
 
         def spent() -> int:
             nonlocal begun
-            total = counter.get_total_flops()
-            part, begun = total - begun, total
+            part, begun = counter.total - begun, counter.total
             return part
 
         encoded = model.encode([image])

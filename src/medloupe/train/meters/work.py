@@ -48,7 +48,7 @@ class StepWork:
         if self.per_token is not None or tokens == 0:
             yield
             return
-        with _Counter() as counter:
+        with FlopCounter() as counter:
             yield
         self.per_token = counter.total / tokens
 
@@ -86,9 +86,12 @@ _COUNTED: Final[dict[Any, Callable[..., int]]] = {
 }
 
 
-class _Counter(TorchDispatchMode):
-    """Adds up torch's formulas. Its own `FlopCounterMode` also keeps a tree of modules by hooks, which do
-    not stand a gradient that is taken inside of a forward pass (`models.logits` does that)."""
+class FlopCounter(TorchDispatchMode):
+    """Adds up the operations of what runs inside, by torch's formulas, in `total`.
+
+    torch's own `FlopCounterMode` also keeps a tree of modules by hooks, which do not stand a gradient that is
+    taken inside of a forward pass (`models.logits` does that).
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
