@@ -251,7 +251,7 @@ def test_a_plan_of_a_tiny_recipe(tmp_path: Path) -> None:
 
 
 def test_depthwise_convolutions_cost_twice_their_forward_backward(tmp_path: Path) -> None:
-    """A trained EfficientNet-Lite0; only its stem, 3 to 32 channels at half the size, has no gradient to pass on."""
+    """A trained EfficientNet-Lite0: only its stem (3 to 32 channels, half the size) passes no gradient on."""
     run = recipe("starter_tiny").with_overrides(
         [f"model.language.source={_folder(tmp_path)}", "model.connector={name: linear}"]
     )
