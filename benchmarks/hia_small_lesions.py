@@ -1,0 +1,118 @@
+"""Does HiA find small lesions that its base misses? All held-out questions, by the width of the lesion.
+
+    medloupe reproduce hia --seeds 3 --out runs/hia
+    python benchmarks/hia_small_lesions.py runs/hia
+
+The grid scores at most 90 rows a task, nine of them comparisons of lesions under 5 % of the width. Here the
+models that it trained answer every row of the test split. Differences are of HiA less the base that was
+fine-tuned on the same rows, and less LoRA of as many parameters, with the grid's intervals (over patients
+and seeds, 95 %).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from medloupe.evaluate.log import read_log
+from medloupe.reproduce.compare import Logs, compare
+from medloupe.reproduce.grid import Claim, Grid
+from medloupe.reproduce.grids.hia import HIA, LORA, TUNED, hia
+from medloupe.types import EvalLog, EvalRow
+
+RUN = "from medloupe.cli import main; main()"
+TASKS = ("change", "report", "rec")
+WIDTHS: dict[str, tuple[float, float]] = {
+    "under 5": (0, 5),
+    "5 to 8": (5, 8),
+    "8 and more": (8, 101),
+}
+
+
+def main() -> None:
+    """Evaluate what is not yet, and print the tables."""
+    wanted = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    wanted.add_argument("out", type=Path, help="the folder of a reproduced hia")
+    args = wanted.parse_args()
+    logs = evaluated(args.out)
+    seeds = sorted({seed for _, seed in logs})
+    asked = narrowed(hia())
+    labels = [row.label for row in asked.rows]
+    for measure in asked.measures:
+        print(f"\n{measure.label}; seeds {seeds}\n")
+        heads = ["lesion, % of the width", "rows", "patients", *labels]
+        heads += [f"{claim.first} less {claim.second}" for claim in asked.claims]
+        print(f"| {' | '.join(heads)} |")
+        print("|" + "---|" * len(heads))
+        for width, (low, high) in WIDTHS.items():
+            found = compare(
+                asked.model_copy(update={"measures": (measure,)}),
+                within(logs, lambda row, low=low, high=high: low <= width_of(row) < high),
+                seeds,
+            )
+            cells = [found.cell(label, measure.label) for label in labels]
+            first = cells[0]
+            assert first is not None
+            line = [width, str(first.rows), str(first.patients)]
+            line += [
+                f"{100 * cell.estimate.estimate or 0:.1f}" for cell in cells if cell is not None
+            ]
+            for answer in found.answers:
+                value, below, above = (100 * (number or 0) for number in answer.difference)
+                line.append(f"{value:+.1f} ({below:+.1f} to {above:+.1f})")
+            print(f"| {' | '.join(line)} |")
+
+
+def evaluated(out: Path) -> Logs:
+    """The answers of every seed's three models, asked now where there are none yet."""
+    entries = map(json.loads, (out / "ledger.jsonl").read_text(encoding="utf-8").splitlines())
+    keys = {(e["label"], e["seed"]): e["key"] for e in entries if e["grid"] == "hia"}
+    (data,) = (out / "data").iterdir()
+    logs = {}
+    for place, key in keys.items():
+        if place[0] not in (TUNED, LORA, HIA):
+            continue
+        folder = out / "small_lesions" / key
+        if not (folder / "eval.jsonl").is_file():
+            words = ["evaluate", "--model", out / "runs" / key, "--data", data, "--out", folder]
+            fields = ["limit=null", f"tasks=[{','.join(TASKS)}]", "probes=[]"]
+            sets = [word for field in fields for word in ("--set", f"benchmark.{field}")]
+            subprocess.run([sys.executable, "-c", RUN, *words, *sets], check=True)
+        logs[place] = read_log(folder / "eval.jsonl")
+    return logs
+
+
+def narrowed(grid: Grid) -> Grid:
+    """The grid's three rows that differ in how they went on from the base alone."""
+    kept = [row for row in grid.rows if row.label in (TUNED, LORA, HIA)]
+    return grid.model_copy(
+        update={
+            "rows": tuple(kept),
+            "measures": tuple(m for m in grid.measures if set(m.tasks) <= set(TASKS)),
+            "claims": tuple(
+                Claim(first=HIA, second=second, paper="section 4") for second in (TUNED, LORA)
+            ),
+        }
+    )
+
+
+def within(logs: Logs, wanted: Callable[[EvalRow], bool]) -> Logs:
+    """The rows that are wanted."""
+
+    def kept(log: EvalLog) -> EvalLog:
+        return log.model_copy(update={"rows": tuple(row for row in log.rows if wanted(row))})
+
+    return {place: kept(log) for place, log in logs.items()}
+
+
+def width_of(row: EvalRow) -> float:
+    """In percent of the image's width; 1000 where there is no lesion, which is in no group."""
+    return float(row.attributes.get("lesion_width") or 1000)
+
+
+if __name__ == "__main__":
+    main()
