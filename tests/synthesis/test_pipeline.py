@@ -683,7 +683,7 @@ def test_nothing_counts_as_local_on_a_cluster_elsewhere(
     source = {"path": str(write_rows(2)), "access": "not public"}
     made = config(teacher_server, tmp_path, source=source, teacher={"local": True})
     cluster = {"engine": "ray", "address": "ray://8.8.8.8:10001"}
-    with pytest.raises(SynthesisError, match="may not be sent to the teacher 'm'"):
+    with pytest.raises(SynthesisError, match="may not be sent to 'm', which is not on"):
         run(made, tmp_path / "out", **cluster)
     held = tmp_path / "held.jsonl"
     held.write_text('{"id": "a", "text": "Seen by Dr. Miller."}\n')

@@ -55,8 +55,8 @@ def forbids_external(*, dataset: str, licence: str, access: str) -> str | None:
     return None
 
 
-def refuse_external(source: DatasetCard | SourceRow, teacher: str, permission: str) -> None:
-    """Refuse a teacher elsewhere what the source's agreement keeps here.
+def refuse_external(source: DatasetCard | SourceRow, receiver: str, permission: str) -> None:
+    """Refuse a teacher or an endpoint elsewhere what the source's agreement keeps here.
 
     `permission` lifts this where it names the data set: one sentence cannot stand for every source.
 
@@ -69,10 +69,10 @@ def refuse_external(source: DatasetCard | SourceRow, teacher: str, permission: s
         return
     named = f"names {dataset!r}" if dataset else "names the data set, which these rows do not"
     raise SynthesisError(
-        f"the source may not be sent to the teacher {teacher!r}, which is not on this machine or network: "
+        f"the source may not be sent to {receiver!r}, which is not on this machine or network: "
         f"{shown}, means that its agreement keeps it here",
-        remedy="Use a local teacher; or, if your agreement allows this service, set permission to a "
-        f"sentence that says so and {named}",
+        remedy="Stay on this machine or network; or, if your agreement allows this service, set "
+        f"permission to a sentence that says so and {named}",
         row=source.id if isinstance(source, SourceRow) else None,
         field="permission",
     )

@@ -6,7 +6,7 @@ knows them by the protocols below, and takes them from
 - `prompts.prompt_set(name: str) -> PromptSet` and `prompts.PROMPT_SETS` (names);
 - `parse.parse(text: str, row: SourceRow) -> Draft`;
 - `Filter.table`, with `filters.DEFAULT_FILTERS` where a config names none;
-- `guard.refuse_external(card: DatasetCard | SourceRow, teacher: str, permission: str) -> None`, which
+- `guard.refuse_external(card: DatasetCard | SourceRow, receiver: str, permission: str) -> None`, which
   raises `SynthesisError` where the source's agreement forbids a teacher elsewhere and no permission is
   stated, and `guard.flags(row: SourceRow) -> tuple[str, ...]`: names and dates in what would be sent.
 """
