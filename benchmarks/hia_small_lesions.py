@@ -24,7 +24,6 @@ from medloupe.reproduce.grid import Claim, Grid
 from medloupe.reproduce.grids.hia import HIA, LORA, TUNED, hia
 from medloupe.types import EvalLog, EvalRow
 
-RUN = "from medloupe.cli import main; main()"
 TASKS = ("change", "report", "rec")
 WIDTHS: dict[str, tuple[float, float]] = {
     "under 5": (0, 5),
@@ -81,7 +80,7 @@ def evaluated(out: Path) -> Logs:
             words = ["evaluate", "--model", out / "runs" / key, "--data", data, "--out", folder]
             fields = ["limit=null", f"tasks=[{','.join(TASKS)}]", "probes=[]"]
             sets = [word for field in fields for word in ("--set", f"benchmark.{field}")]
-            subprocess.run([sys.executable, "-c", RUN, *words, *sets], check=True)
+            subprocess.run([sys.executable, "-m", "medloupe.cli", *words, *sets], check=True)
         logs[place] = read_log(folder / "eval.jsonl")
     return logs
 
