@@ -47,12 +47,12 @@ REPORT_FILE = "report.html"
 class Answerer:
     """A model ready to be asked.
 
-    `identity` says which model it is and how it decodes; `about` goes into manifests; `shown` is an image
-    as people are shown it beside the answer.
+    `identity()` says which model it is and how it decodes, for which it may read all of the model's files;
+    `about` goes into manifests; `shown` is an image as people are shown it beside the answer.
     """
 
     predict: TellingPredictor
-    identity: str
+    identity: Callable[[], str]
     about: Mapping[str, Any]
     look: Look
     shown: Callable[[ImageRef], NDArray[Any]]
@@ -166,7 +166,7 @@ def evaluate_answerer(
         ConfigError: `out` holds answers of an evaluation that did not finish, and `resume` is false.
     """
     root = dataset.root
-    with open_answers(out, answerer.identity, root, resume=resume, shard=shard) as answers:
+    with open_answers(out, answerer.identity(), root, resume=resume, shard=shard) as answers:
         log = run_shard(
             config.benchmark,
             dataset,
@@ -226,4 +226,6 @@ def _foreign(predict: TellingPredictor, images: Showing, identity: str, name: st
         return to_display(read_ref(ref, images.root), config.window)
 
     about = {"model": name, "config": config.to_dict(), "checkpoint": identity, **surroundings()}
-    return Answerer(predict=predict, identity=identity, about=about, look=images, shown=shown)
+    return Answerer(
+        predict=predict, identity=lambda: identity, about=about, look=images, shown=shown
+    )

@@ -290,7 +290,7 @@ def open_own(
 
     return Answerer(
         predict=predict,
-        identity=identity_of(folder, config),
+        identity=lambda: identity_of(folder, config),
         about=about or {},
         look=predict.images,
         shown=shown,
