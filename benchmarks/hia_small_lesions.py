@@ -24,11 +24,11 @@ from medloupe.reproduce.grid import Claim, Grid
 from medloupe.reproduce.grids.hia import HIA, LORA, TUNED, hia
 from medloupe.types import EvalLog, EvalRow
 
-TASKS = ("change", "report", "rec")
 WIDTHS: dict[str, tuple[float, float]] = {
     "under 5": (0, 5),
     "5 to 8": (5, 8),
     "8 and more": (8, 101),
+    "all, with images without a lesion": (0, float("inf")),
 }
 
 
@@ -55,7 +55,8 @@ def main() -> None:
             )
             cells = [found.cell(label, measure.label) for label in labels]
             first = cells[0]
-            assert first is not None
+            if first is None:  # a question about no lesion in particular
+                continue
             line = [width, str(first.rows), str(first.patients)]
             line += [
                 f"{100 * cell.estimate.estimate or 0:.1f}" for cell in cells if cell is not None
@@ -78,8 +79,7 @@ def evaluated(out: Path) -> Logs:
         folder = out / "small_lesions" / key
         if not (folder / "eval.jsonl").is_file():
             words = ["evaluate", "--model", out / "runs" / key, "--data", data, "--out", folder]
-            fields = ["limit=null", f"tasks=[{','.join(TASKS)}]", "probes=[]"]
-            sets = [word for field in fields for word in ("--set", f"benchmark.{field}")]
+            sets = ["--set", "benchmark.limit=null", "--set", "probes=[]"]
             subprocess.run([sys.executable, "-m", "medloupe.cli", *words, *sets], check=True)
         logs[place] = read_log(folder / "eval.jsonl")
     return logs
@@ -91,7 +91,6 @@ def narrowed(grid: Grid) -> Grid:
     return grid.model_copy(
         update={
             "rows": tuple(kept),
-            "measures": tuple(m for m in grid.measures if set(m.tasks) <= set(TASKS)),
             "claims": tuple(
                 Claim(first=HIA, second=second, paper="section 4") for second in (TUNED, LORA)
             ),
