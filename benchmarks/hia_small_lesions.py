@@ -2,6 +2,7 @@
 
     medloupe reproduce hia --seeds 3 --out runs/hia
     python benchmarks/hia_small_lesions.py runs/hia
+    python benchmarks/hia_small_lesions.py runs/hia --also "M = 64" --also "n = 3"
 
 The grid scores at most 90 rows a task, nine of them comparisons of lesions under 5 % of the width. Here the
 models that it trained answer every row of the test split. Differences are of HiA less the base that was
@@ -15,12 +16,12 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 
 from medloupe.evaluate.log import read_log
 from medloupe.reproduce.compare import Logs, compare
-from medloupe.reproduce.grid import Claim, Grid
+from medloupe.reproduce.grid import Claim, Grid, Row
 from medloupe.reproduce.grids.hia import HIA, LORA, TUNED, hia
 from medloupe.types import EvalLog, EvalRow
 
@@ -36,10 +37,11 @@ def main() -> None:
     """Evaluate what is not yet, and print the tables."""
     wanted = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     wanted.add_argument("out", type=Path, help="the folder of a reproduced hia")
+    wanted.add_argument("--also", action="append", default=[], help="another row of HiA's grids")
     args = wanted.parse_args()
-    logs = evaluated(args.out)
+    asked = narrowed(hia(), args.also)
+    logs = evaluated(args.out, {row.label for row in asked.rows})
     seeds = sorted({seed for _, seed in logs})
-    asked = narrowed(hia())
     labels = [row.label for row in asked.rows]
     for measure in asked.measures:
         print(f"\n{measure.label}; seeds {seeds}\n")
@@ -67,15 +69,13 @@ def main() -> None:
             print(f"| {' | '.join(line)} |")
 
 
-def evaluated(out: Path) -> Logs:
-    """The answers of every seed's three models, asked now where there are none yet."""
+def evaluated(out: Path, labels: Set[str]) -> Logs:
+    """The answers of every seed's models, asked now where there are none yet."""
     entries = map(json.loads, (out / "ledger.jsonl").read_text(encoding="utf-8").splitlines())
-    keys = {(e["label"], e["seed"]): e["key"] for e in entries if e["grid"] == "hia"}
+    keys = {(e["label"], e["seed"]): e["key"] for e in entries if e["label"] in labels}
     (data,) = (out / "data").iterdir()
     logs = {}
     for place, key in keys.items():
-        if place[0] not in (TUNED, LORA, HIA):
-            continue
         folder = out / "small_lesions" / key
         if not (folder / "eval.jsonl").is_file():
             words = ["evaluate", "--model", out / "runs" / key, "--data", data, "--out", folder]
@@ -85,15 +85,13 @@ def evaluated(out: Path) -> Logs:
     return logs
 
 
-def narrowed(grid: Grid) -> Grid:
-    """The grid's three rows that differ in how they went on from the base alone."""
-    kept = [row for row in grid.rows if row.label in (TUNED, LORA, HIA)]
+def narrowed(grid: Grid, also: Sequence[str]) -> Grid:
+    """The grid's three rows that differ in how they went on from the base alone, and others that did."""
+    pairs = [(HIA, TUNED), (HIA, LORA), *((label, TUNED) for label in also)]
     return grid.model_copy(
         update={
-            "rows": tuple(kept),
-            "claims": tuple(
-                Claim(first=HIA, second=second, paper="section 4") for second in (TUNED, LORA)
-            ),
+            "rows": tuple(Row(label=label) for label in (TUNED, LORA, HIA, *also)),
+            "claims": tuple(Claim(first=a, second=b, paper="section 4") for a, b in pairs),
         }
     )
 
