@@ -13,13 +13,14 @@ would keep in bfloat16: of HiA as it trains, of the base with everything but its
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from medloupe.recipes.config import RunConfig
 from medloupe.recipes.hia import hia
 from medloupe.recipes.plan import StagePlan, make_plan
 from medloupe.recipes.published import LANGUAGE
+from medloupe.recipes.run import RUN_FILE
+from medloupe.reproduce.grids.hia import hia_resolution
 
 SIZES = (448, 560, 672, 784, 896)
 # The paper's columns: FLOPs (T) and memory (GB) of the baseline, and of HiA; None is out of memory.
@@ -62,11 +63,10 @@ def reproduced(out: Path, text: int) -> None:
     print(f"text: {text} tokens a row")
     print("| row | image tokens | GFLOPs | adapter's | activations |")
     print("|---|---|---|---|---|")
-    lines = (out / "ledger.jsonl").read_text(encoding="utf-8").splitlines()
-    entries = (json.loads(line) for line in lines)
-    keys = {e["label"]: e["key"] for e in entries if e["grid"] == "hia_resolution"}
-    for label, key in keys.items():
-        tokens, stage = costs(RunConfig.from_yaml(out / "runs" / key / "run.yaml"), text)
+    grid = hia_resolution()
+    for label in (row.label for row in grid.rows):
+        run = RunConfig.from_yaml(out / "runs" / grid.key(label, 0) / RUN_FILE)
+        tokens, stage = costs(run, text)
         flops = stage.forward_flops
         print(
             f"| {label} | {tokens} | {sum(flops.values()) / 1e9:.2f} | "

@@ -2,7 +2,7 @@
 
     medloupe reproduce hia --seeds 3 --out runs/hia
     python benchmarks/hia_small_lesions.py runs/hia
-    python benchmarks/hia_small_lesions.py runs/hia --also "M = 64" --also "n = 3"
+    python benchmarks/hia_small_lesions.py runs/hia --also "base at 192, fine-tuned"
 
 The grid scores at most 90 rows a task, nine of them comparisons of lesions under 5 % of the width. Here the
 models that it trained answer every row of the test split. Differences are of HiA less the base that was
@@ -13,23 +13,34 @@ and seeds, 95 %).
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 
 from medloupe.evaluate.log import read_log
+from medloupe.recipes.run import EVALUATION_FILE
 from medloupe.reproduce.compare import Logs, compare
 from medloupe.reproduce.grid import Claim, Grid, Row
-from medloupe.reproduce.grids.hia import HIA, LORA, TUNED, hia
+from medloupe.reproduce.grids.hia import (
+    HIA,
+    LORA,
+    TUNED,
+    hia,
+    hia_layers,
+    hia_parts,
+    hia_queries,
+    hia_resolution,
+)
+from medloupe.reproduce.ledger import Ledger
 from medloupe.types import EvalLog, EvalRow
 
 WIDTHS: dict[str, tuple[float, float]] = {
     "under 5": (0, 5),
     "5 to 8": (5, 8),
     "8 and more": (8, 101),
-    "all, with images without a lesion": (0, float("inf")),
+    "all, of any or no width": (0, float("inf")),
 }
 
 
@@ -40,9 +51,9 @@ def main() -> None:
     wanted.add_argument("--also", action="append", default=[], help="another row of HiA's grids")
     args = wanted.parse_args()
     asked = narrowed(hia(), args.also)
-    logs = evaluated(args.out, {row.label for row in asked.rows})
-    seeds = sorted({seed for _, seed in logs})
     labels = [row.label for row in asked.rows]
+    logs = evaluated(args.out, labels)
+    seeds = sorted({seed for _, seed in logs})
     for measure in asked.measures:
         print(f"\n{measure.label}; seeds {seeds}\n")
         heads = ["lesion, % of the width", "rows", "patients", *labels]
@@ -69,19 +80,21 @@ def main() -> None:
             print(f"| {' | '.join(line)} |")
 
 
-def evaluated(out: Path, labels: Set[str]) -> Logs:
+def evaluated(out: Path, labels: Sequence[str]) -> Logs:
     """The answers of every seed's models, asked now where there are none yet."""
-    entries = map(json.loads, (out / "ledger.jsonl").read_text(encoding="utf-8").splitlines())
-    keys = {(e["label"], e["seed"]): e["key"] for e in entries if e["label"] in labels}
-    (data,) = (out / "data").iterdir()
+    grids = (hia(), hia_parts(), hia_resolution(), hia_queries(), hia_layers())
+    of = {row.label: grid for grid in grids for row in grid.rows}
+    data = out / "data" / hia().base.data.fingerprint()
+    entries = Ledger(out / "ledger.jsonl").entries()
     logs = {}
-    for place, key in keys.items():
+    for label, seed in product(labels, sorted({entry.seed for entry in entries})):
+        key = of[label].key(label, seed)
         folder = out / "small_lesions" / key
-        if not (folder / "eval.jsonl").is_file():
+        if not (folder / EVALUATION_FILE).is_file():
             words = ["evaluate", "--model", out / "runs" / key, "--data", data, "--out", folder]
             sets = ["--set", "benchmark.limit=null", "--set", "probes=[]"]
             subprocess.run([sys.executable, "-m", "medloupe.cli", *words, *sets], check=True)
-        logs[place] = read_log(folder / "eval.jsonl")
+        logs[label, seed] = read_log(folder / EVALUATION_FILE)
     return logs
 
 
@@ -106,7 +119,7 @@ def within(logs: Logs, wanted: Callable[[EvalRow], bool]) -> Logs:
 
 
 def width_of(row: EvalRow) -> float:
-    """In percent of the image's width; 1000 where there is no lesion, which is in no group."""
+    """In percent of the image's width; 1000 where no lesion's is known, which is in "all" alone."""
     return float(row.attributes.get("lesion_width") or 1000)
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel, BertTokenizer
+from tiny_bert import made_bert
+from transformers import BertModel
 
 from medloupe.errors import ConfigError, MissingExtraError
 from medloupe.evaluate.scorers import bertscore
@@ -34,19 +35,8 @@ def row(truth: str, prediction: str) -> EvalRow:
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bert")
-    (folder / "vocab.txt").write_text("\n".join(KNOWN), encoding="utf-8")
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(KNOWN),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=64,
-    )
-    BertModel(config).save_pretrained(folder)
-    vocab = {word: number for number, word in enumerate(KNOWN)}
-    BertTokenizer(vocab=vocab, model_max_length=64).save_pretrained(folder)
+    made_bert(folder, KNOWN, layers=2)
     return folder
 
 

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import torch
+from tiny_bert import made_bert
 
 WORDS = (
     "[PAD] [UNK] [CLS] [SEP] [MASK] a b 1 2 the left right lung is clear no effusion heart large ."
@@ -29,26 +30,6 @@ def hub_folder(cache: Path, name: str) -> Path:
     (root / "refs").mkdir()
     (root / "refs" / "main").write_text("0")
     return files
-
-
-def make_bert(folder: Path) -> torch.nn.Module:
-    from transformers import BertConfig, BertModel, BertTokenizer
-
-    words = WORDS.split()
-    config = BertConfig(
-        vocab_size=len(words),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=64,
-        initializer_range=1.0,  # so that texts differ
-    )
-    model = BertModel(config)
-    model.save_pretrained(folder)
-    vocab = {word: number for number, word in enumerate(words)}
-    BertTokenizer(vocab=vocab, model_max_length=64).save_pretrained(folder)
-    return model
 
 
 def make_chexbert(folder: Path, bert: torch.nn.Module) -> list[torch.Tensor]:
@@ -128,7 +109,9 @@ def main() -> None:
     sys.modules["RadEval"] = radeval
     root, pairs = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text(encoding="utf-8"))
     torch.manual_seed(0)
-    bert = make_bert(hub_folder(root / "hf" / "hub", "bert-base-uncased"))
+    place = hub_folder(root / "hf" / "hub", "bert-base-uncased")
+    # a wide range, so that texts differ
+    bert = made_bert(place, WORDS.split(), layers=1, initializer_range=1.0)
     heads = make_chexbert(hub_folder(root / "xdg" / "chexbert", "StanfordAIMI/RRG_scorers"), bert)
     make_radgraph(root / "xdg" / "radgraph" / "0.1.18" / "radgraph-xl")
 

@@ -135,7 +135,7 @@ def hia_tiny() -> RunConfig:
                     objective=LanguageObjectiveConfig(tasks=TINY_TASKS, pack=False),
                     trainable=("adapter",),
                     learning_rate=5e-4,
-                    # at the adapter's own rate its features become a constant (docs/results.md)
+                    # at 1e-3 its features became a constant (docs/results.md)
                     learning_rates={"adapter.encoder": 1e-5},
                     steps=160,
                     batch_size=2,
