@@ -101,8 +101,10 @@ def test_clinical_scores_are_radeval_s(tmp_path: Path) -> None:
         assert {KEYS[name]: value for name, (value, _) in scores.items()} == pytest.approx(numbers)
     same = PAIRS.index(("the heart is large .",) * 2)
     assert all(found[same][name][0] == 1 for name in KEYS)
-    for name in KEYS:  # and they tell texts apart
+    for name in KEYS:  # and they tell texts apart, and each other
         assert any(0 < scores[name][0] < 1 for scores in found), name
+    columns = {tuple(round(scores[name][0], 9) for scores in found) for name in KEYS}
+    assert len(columns) == len(KEYS)
 
 
 @needs_radeval

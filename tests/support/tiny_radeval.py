@@ -48,7 +48,12 @@ def make_radgraph(folder: Path) -> None:
     (folder / "vocabulary").mkdir(parents=True)
     vocabulary = {
         "non_padded_namespaces": ("*labels", "*tags"),
-        "radgraph-xl__ner_labels": ("", "Anatomy::present", "Observation::present"),
+        "radgraph-xl__ner_labels": (
+            "",
+            "Anatomy::definitely present",
+            "Observation::definitely present",
+            "Observation::definitely absent",
+        ),
         "radgraph-xl__relation_labels": ("", "located_at", "modify"),
     }
     for name, lines in vocabulary.items():
