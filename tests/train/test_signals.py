@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -53,7 +54,15 @@ def test_asked_in_the_last_step_the_run_is_finished(
     assert (tmp_path / "checkpoints/01-tune-end.pt").is_file()
 
 
-def test_a_second_interrupt_interrupts() -> None:
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Python's own handler: a shell that starts the tests in the background has interrupts ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_interrupt_interrupts(interrupts: None) -> None:
     with listening() as asked:
         os.kill(os.getpid(), signal.SIGINT)
         assert asked.by == "SIGINT"
