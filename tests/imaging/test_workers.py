@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from medloupe.errors import ImageError
-from medloupe.imaging.workers import SERIAL, counted, in_workers
+from medloupe.imaging.workers import SERIAL, counted, in_workers, worker_pool
 
 MANY = SERIAL + 1
 DIED = ImageError("a worker process died", file="here")
@@ -39,6 +40,14 @@ def test_a_worker_that_ends_is_the_error_it_was_told() -> None:
 def test_an_error_of_the_work_is_no_death() -> None:
     with pytest.raises(FileNotFoundError):
         list(in_workers(os.stat, ["/no/such/file"] * MANY, 2, died=DIED))
+
+
+def test_what_is_silenced_here_is_silenced_in_workers() -> None:
+    chatty = logging.getLogger("a_chatty_library")  # crosses over by its name
+    chatty.setLevel(logging.ERROR)
+    with worker_pool(1) as pool:
+        heard = pool.submit(logging.Logger.isEnabledFor, chatty, logging.WARNING).result()
+    assert not heard
 
 
 def test_workers_of_a_killed_process_end_with_it() -> None:

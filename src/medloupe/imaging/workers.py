@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import threading
@@ -55,13 +56,27 @@ def worker_pool(
 ) -> ProcessPoolExecutor:
     """Processes that first run `begin(*args)`, and end with this one, also where it is killed.
 
-    They are spawned, not forked: a fork of a process in which torch runs threads can hang.
+    They are spawned, not forked: a fork of a process in which torch runs threads can hang. What is
+    silenced here by a logger's level is so in them, too.
     """
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, context, _begin, (begin, args))
+    return ProcessPoolExecutor(workers, context, _begin, (_log_levels(), begin, args))
 
 
-def _begin(begin: Callable[..., object] | None, args: tuple[object, ...]) -> None:
+def _log_levels() -> dict[str, int]:
+    loggers = logging.root.manager.loggerDict
+    return {
+        name: logger.level
+        for name, logger in loggers.items()
+        if isinstance(logger, logging.Logger) and logger.level != logging.NOTSET
+    }
+
+
+def _begin(
+    log_levels: dict[str, int], begin: Callable[..., object] | None, args: tuple[object, ...]
+) -> None:
+    for name, level in log_levels.items():
+        logging.getLogger(name).setLevel(level)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     if begin is not None:
         begin(*args)
