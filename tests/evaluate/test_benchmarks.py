@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from medloupe.cli.app import app
-from medloupe.data.dataset import Dataset
+from medloupe.data.dataset import Dataset, load_dataset
 from medloupe.errors import ConfigError
 from medloupe.evaluate.benchmark import Benchmark, digest_rows
 from medloupe.evaluate.benchmarks import BENCHMARKS, NamedBenchmark, named_benchmark
@@ -155,6 +155,29 @@ def test_the_verbs_list_and_show() -> None:
     shown = runner.invoke(app, ["benchmarks", "show", "vindr_cxr_findings"])
     assert "localisation_0.5.litegpt_paper" in shown.stdout
     assert "physionet.org" in shown.stdout
+
+
+def test_the_verb_prepares_the_frozen_rows(tmp_path: Path) -> None:
+    runner, out = CliRunner(), tmp_path / "data"
+    made = runner.invoke(
+        app, ["benchmarks", "prepare", "starter_tiny", "--out", str(out), "--no-check"]
+    )
+    assert made.exit_code == 0, made.exception
+    named = BENCHMARKS["starter_tiny"]
+    assert pin(named, load_dataset(out)).count == read_pins()["starter_tiny"].count
+
+
+def test_rows_of_another_data_set_are_refused_before_a_model_is_opened(
+    squares: Dataset, tmp_path: Path
+) -> None:
+    said = ["--predictions", str(tmp_path / "none.jsonl"), "--out", str(tmp_path / "out")]
+    asked = ["--data", str(squares.root), "--benchmark", "path_vqa"]
+    done = CliRunner().invoke(app, ["evaluate", *said, *asked])
+    with pytest.raises(ConfigError, match="asks rows of the data set 'path_vqa', this is") as told:
+        raise done.exception or AssertionError(done.stdout)
+    assert "medloupe benchmarks prepare path_vqa" in str(told.value)
+    card = squares.card.model_copy(update={"name": "path_vqa"})
+    BENCHMARKS["path_vqa"].refuse_others(card, squares.root)
 
 
 def test_a_benchmark_is_written_and_read_back(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -138,10 +139,11 @@ def test_what_a_table_names_exists(asked: Asked) -> None:
 @pytest.mark.parametrize("asked", ALL, ids=lambda asked: asked.name)
 def test_full_commands_name_what_exists(asked: Asked) -> None:
     for line in asked.table.full:
-        verb, *rest = line.removeprefix("medloupe ").split()
+        verb, *rest = shlex.split(line.removeprefix("medloupe "), comments=True)
         assert verb in {
             "train",
             "evaluate",
+            "benchmarks",
             "plan",
             "prepare",
             "stats",
@@ -152,7 +154,7 @@ def test_full_commands_name_what_exists(asked: Asked) -> None:
         if verb in ("train", "plan") and not rest[0].endswith(".yaml"):
             assert rest[0] in RECIPES
             changes = [after for flag, after in pairwise(rest) if flag == "--set"]
-            recipe(rest[0]).with_overrides([one.replace("\\[", "[") for one in changes])
+            recipe(rest[0]).with_overrides(changes)
         if "--benchmark" in rest:
             named_benchmark(rest[rest.index("--benchmark") + 1])
 
@@ -164,6 +166,18 @@ def test_what_is_trained_at_full_size_has_its_own_folder_and_is_scored(asked: As
     assert len(set(outs)) == len(outs)
     trained = {one[one.index("--out") + 1] for one in words if one[1] == "train"}
     assert trained == {one[one.index("--model") + 1] for one in words if one[1] == "evaluate"}
+
+
+@pytest.mark.parametrize("asked", ALL, ids=lambda asked: asked.name)
+def test_benchmarks_are_asked_on_rows_that_the_lines_above_made_for_them(asked: Asked) -> None:
+    made: dict[str, str] = {}
+    for line in asked.table.full:
+        words = shlex.split(line, comments=True)
+        if words[1:3] == ["benchmarks", "prepare"]:
+            made[words[words.index("--out") + 1]] = words[3]
+        if words[1] == "evaluate":
+            asked_of = words[words.index("--data") + 1]
+            assert made[asked_of] == words[words.index("--benchmark") + 1]
 
 
 @pytest.mark.parametrize("asked", ALL, ids=lambda asked: asked.name)
@@ -362,6 +376,7 @@ def perfect_log() -> EvalLog:
                     task=task,
                     answer_type="closed" if task == "diagnosis" else "open",
                     options=("normal", "neoplastic", "vascular") if task == "diagnosis" else (),
+                    attributes={"image_width": "16", "image_height": "16"},  # there is no file to read
                 )
             )
     truths = {row.id: row.answer for row in rows}

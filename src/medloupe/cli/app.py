@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -15,6 +15,7 @@ from medloupe.cli import data as data_verbs
 from medloupe.cli.deidentify import deidentify
 from medloupe.cli.evaluate import evaluate, evaluate_own
 from medloupe.cli.predict import predict
+from medloupe.cli.prepare import Root, Set, check, check_folder, prepare
 from medloupe.cli.synthesize import synthesize
 from medloupe.errors import ConfigError
 
@@ -38,13 +39,6 @@ recipes_app = typer.Typer(no_args_is_help=True, help="List the recipes, or show 
 app.add_typer(recipes_app, name="recipe")
 app.add_typer(benchmarks.benchmarks_app, name="benchmarks")
 
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="Change one field; may be repeated."),
-]
-Root = Annotated[
-    Path | None, typer.Option("--root", help="Where your copy of the data set's source lies.")
-]
 Model = Annotated[
     Path,
     typer.Option("--model", help="The folder of a run, or of a saved model.", show_default=False),
@@ -85,76 +79,15 @@ def _version(
         raise typer.Exit
 
 
-@app.command()
-def prepare(
-    dataset: Annotated[
-        str,
-        typer.Argument(
-            help="starter, vqa_rad, ..., folder, llava, native, or your own module:Class."
-        ),
-    ],
-    out: Annotated[Path, typer.Option("--out", help="The folder to write.", show_default=False)],
-    root: Root = None,
-    set_: Set = None,
-    check_: Annotated[
-        bool, typer.Option("--check/--no-check", help="Read every row and image afterwards.")
-    ] = True,
-) -> None:
-    """Turn a data set into the native form: JSON lines, images, a card. Then check it.
-
-    [dim]medloupe prepare starter --out data/starter --set patients=50 --set size=448[/]
-    [dim]medloupe prepare vqa_rad --root downloads/vqa_rad --out data/vqa_rad[/]
-    [dim]medloupe prepare folder --root my_images_and_csv --out data/mine[/]
-    """
-    console.quiet_libraries()
-    from medloupe.data.datasets.base import DatasetConfig
-    from medloupe.recipes.prepare import prepare as prepare_data
-    from medloupe.types import Split
-
-    config = DatasetConfig.parse({"name": dataset}).with_overrides(set_ or ())
-    console.writable("--out", out)
-    with console.Bars() as bars:
-        made = prepare_data(config, out, root=root, progress=bars, tell=console.tell)
-    counts = ", ".join(f"{number:,} {what}" for what, number in sorted(made.card.counts.items()))
-    splits = ", ".join(f"{len(made.split(name)):,} {name}" for name in get_args(Split))
-    console.out.print(f"{escape(str(out))}: {counts}")
-    console.out.print(f"conversations by split: {splits}")
-    untrained = "" if made.split("train") else "no row trains: split train is empty"
-    for note in (*made.card.notes, untrained, made.card.partial, made.card.leak):
-        if note:
-            console.out.print(f"[yellow]note:[/] {escape(note)}")
-    if check_:
-        _check(out)
-
-
-@app.command()
-def check(folder: Annotated[Path, typer.Argument(help="A data set in the native form.")]) -> None:
-    """Read every row and every image and report each fault; exit code 2 if there is one.
-
-    [dim]medloupe check data/starter[/]
-    """
-    console.quiet_libraries()
-    _check(folder)
-
-
-def _check(folder: Path) -> None:
-    from medloupe.data.check import check_dataset
-
-    with console.Bars() as bars:
-        report = check_dataset(folder, progress=bars)
-    for fault in report.faults:
-        console.err.print("[red]fault[/]", end=" ")
-        console.err.print(str(fault), markup=False)
-    for note in report.notes:
-        console.out.print(f"[yellow]note:[/] {escape(note)}")
-    summary = f"{report.rows:,} rows and {report.images:,} images read"
-    if report.faults:
-        console.complain(f"{escape(str(folder))}: {summary}, {len(report.faults):,} faults")
-        raise typer.Exit(console.USER_ERROR)
-    console.out.print(f"{escape(str(folder))}: {summary}, no faults")
-
-
-for _verb in (data_verbs.audit, data_verbs.stats, data_verbs.convert, deidentify, synthesize):
+for _verb in (
+    prepare,
+    check,
+    data_verbs.audit,
+    data_verbs.stats,
+    data_verbs.convert,
+    deidentify,
+    synthesize,
+):
     app.command()(_verb)
 
 
@@ -196,7 +129,7 @@ def train(
             with console.Bars() as bars:
                 prepare_data(config.data, folder, root=root, progress=bars, tell=console.tell)
         for path in (folder, *map(Path, mixed_folders(config))):
-            _check(path)
+            check_folder(path)
     engine.wait()
     _train(config, folder, out, resume=resume, engine=engine)
     if engine.is_main:
@@ -400,7 +333,7 @@ def quickstart(
     with console.Bars() as bars:
         prepare_data(config.data, out / "data", root=root, progress=bars, tell=console.tell)
     _heading(2, "check every row and every image")
-    _check(out / "data")
+    check_folder(out / "data")
     _heading(3, f"train: {', then '.join(stage.name for stage in config.train.stages)}")
     if run.is_trained(config, out):
         console.out.print("  finished before")

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from medloupe.cli import console
 from medloupe.cli.evaluate import Permission
+from medloupe.cli.prepare import Check, Root, write_and_check
 
 benchmarks_app = typer.Typer(
     no_args_is_help=True, help="The named benchmarks; evaluations in other toolkits' forms."
@@ -69,6 +70,23 @@ def benchmarks_show(
     note = deviation(named, found.version, found.count)
     if note:
         console.out.print(f"[yellow]note:[/] {escape(note)}")
+
+
+@benchmarks_app.command("prepare")
+def benchmarks_prepare(
+    name: Annotated[str, typer.Argument(help="A benchmark's name.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to write.", show_default=False)],
+    root: Root = None,
+    check: Check = True,
+) -> None:
+    """Turn a benchmark's data set into the native form, with the settings that the benchmark froze.
+
+    [dim]medloupe benchmarks prepare vqa_rad_official --root VQA_RAD --out data/vqa_rad_official[/]
+    """
+    console.quiet_libraries()
+    from medloupe.evaluate.benchmarks import named_benchmark
+
+    write_and_check(named_benchmark(name).data, out, root, check_=check)
 
 
 @benchmarks_app.command("export")

@@ -205,11 +205,13 @@ def evaluate_own(
     folder = run.model_folder(model)
     target = out or folder.parent
     console.writable("--out", target)
-    config = _asked(run.load_run_of(folder, trust_code=trust_code).evaluate, benchmark, changes)
+    rows = data or folder.parent / "data"
+    own = run.load_run_of(folder, trust_code=trust_code).evaluate
+    config = _asked(own, benchmark, changes, rows)
     with console.Bars() as bars:
         log = run.evaluate_part(
             folder,
-            data or folder.parent / "data",
+            rows,
             target,
             config=config,
             trust_code=trust_code,
@@ -245,7 +247,7 @@ def _evaluate_foreign(
     first = EvaluateConfig(benchmark=Benchmark(name=dataset.card.name))
     if predictions is not None:
         first = first.model_copy(update={"probes": ()})  # a file cannot be asked
-    config = _asked(first, benchmark, changes)
+    config = _asked(first, benchmark, changes, data)
     if predictions is not None:
         answerer = answering.open_recorded(predictions, data)
     else:
@@ -272,12 +274,23 @@ def _evaluate_foreign(
     _show(log, out, shard)
 
 
-def _asked(config: EvaluateConfig, name: str | None, changes: Sequence[str]) -> EvaluateConfig:
-    """The evaluation with a named benchmark in the place of its own, and fields changed."""
+def _asked(
+    config: EvaluateConfig, name: str | None, changes: Sequence[str], data: Path
+) -> EvaluateConfig:
+    """The evaluation with a named benchmark in the place of its own, and fields changed.
+
+    Raises:
+        ConfigError: `data` is another data set than the benchmark's.
+    """
     if name is not None:
+        from medloupe.data.dataset import read_card
         from medloupe.evaluate.benchmarks import named_benchmark
 
-        config = config.model_copy(update={"benchmark": named_benchmark(name).benchmark})
+        named = named_benchmark(name)
+        card, _ = read_card(data)  # what is wrong with it is said where its rows are read
+        if card is not None:
+            named.refuse_others(card, data)
+        config = config.model_copy(update={"benchmark": named.benchmark})
     return config.with_overrides(changes)
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from pydantic import Field
 
 from medloupe.config import Config
+from medloupe.data.dataset import DatasetCard
 from medloupe.data.datasets.base import DatasetConfig
+from medloupe.errors import ConfigError
 from medloupe.evaluate.benchmark import Benchmark, Stratum
 from medloupe.evaluate.scorers.base import Scorer
 from medloupe.types import AnswerType, Split
@@ -133,6 +136,22 @@ class NamedBenchmark(Config):
     @property
     def name(self) -> str:
         return self.benchmark.name
+
+    def refuse_others(self, card: DatasetCard, data: Path) -> None:
+        """Refuse another data set's rows: a score of them would bear this benchmark's name.
+
+        Raises:
+            ConfigError: the data set in `data` is not the one that was frozen.
+        """
+        if card.name != self.data.name:
+            raise ConfigError(
+                f"the benchmark {self.name!r} asks rows of the data set {self.data.name!r}, "
+                f"this is {card.name!r}",
+                file=str(data),
+                field="benchmark",
+                remedy=f"Make its rows with 'medloupe benchmarks prepare {self.name}' and name them with "
+                "--data; without --benchmark any data set can be asked",
+            )
 
     def spec(self) -> str:
         """16 hex digits over data config, rows' choice, prompt, decoding, scorers and strata."""

@@ -11,6 +11,7 @@ from typing import Any
 from medloupe.config import Config
 from medloupe.data.dataset import DatasetCard
 from medloupe.evaluate.benchmark import Benchmark
+from medloupe.evaluate.benchmarks.lock import deviation_of
 from medloupe.evaluate.log import faults_of
 from medloupe.evaluate.metrics import (
     DIFFERENCE,
@@ -135,6 +136,7 @@ def _warnings(log: EvalLog, card: DatasetCard) -> Html:
     lines = [
         ("Partial copy", card.partial),
         ("Leak", card.leak),
+        ("Frozen benchmark", deviation_of(log)),
         ("Faults", faults),
         ("Errors", f"{count_of(len(failed), 'question')} got no answer" if failed else ""),
         ("Probes", f"{count_of(silent, 'question')} got no answer" if silent else ""),

@@ -19,6 +19,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 from pydantic import Field, model_validator
 
 from medloupe.config import Config
+from medloupe.evaluate.benchmarks import named_benchmark
 from medloupe.types import AnswerType
 
 Printed: TypeAlias = float | str | None
@@ -157,10 +158,21 @@ def lines(text: str, *, ours: dict[str, str] | None = None) -> tuple[Line, ...]:
     return tuple(found)
 
 
-def scored_by(run: str, benchmarks: Sequence[str]) -> tuple[str, ...]:
-    """The lines that score `runs/RUN`, each benchmark in its own folder below it."""
+def rows_of(benchmarks: Sequence[str]) -> tuple[str, ...]:
+    """The lines that prepare the rows of benchmarks, each in `data/NAME`; what stands for your copy of
+    the source is its data set's name in capitals."""
     return tuple(
-        f"medloupe evaluate --model runs/{run} --benchmark {name} --out runs/{run}/{name}"
+        f"medloupe benchmarks prepare {name} --root {named_benchmark(name).data.name.upper()} "
+        f"--out data/{name}"
+        for name in benchmarks
+    )
+
+
+def scored_by(run: str, benchmarks: Sequence[str]) -> tuple[str, ...]:
+    """The lines that score `runs/RUN`, each benchmark in its own folder below it; see `rows_of`."""
+    return tuple(
+        f"medloupe evaluate --model runs/{run} --benchmark {name} --data data/{name} "
+        f"--out runs/{run}/{name}"
         for name in benchmarks
     )
 

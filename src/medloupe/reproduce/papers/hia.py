@@ -14,6 +14,7 @@ from medloupe.reproduce.papers.base import (
     Paper,
     PaperTable,
     lines,
+    rows_of,
     scored_by,
 )
 
@@ -27,15 +28,25 @@ QILIN: Final = (
 )
 TASKS: Final = ("Description", "Disease", "Location", "Comparative")
 EIGHT: Final = tuple(f"{task} {score}" for task in TASKS for score in ("B4", "M"))
-_PREPARE: Final = "medloupe prepare chili_joint --root CHILI --out data/chili"
+_PREPARE: Final = rows_of(("chili_joint",))
 SIDES: Final = (448, 560, 672, 784, 896)
 
 
 def _row(run: str, *changes: str) -> tuple[str, ...]:
     """A row of a table: the published recipe with fields changed, trained and scored in `runs/RUN`."""
     sets = "".join(f" --set {change}" for change in changes)
-    train = f"medloupe train hia --root CHILI --out runs/{run}{sets}"
+    train = f"medloupe train hia --root CHILI_JOINT --out runs/{run}{sets}"
     return (train, *scored_by(run, ("chili_joint",)))
+
+
+def _base_at(side: int) -> tuple[str, ...]:
+    """What makes the base of the published recipe, fine-tuned, which reads `side` pixels itself."""
+    return (
+        "model.adapter=null",
+        f"model.encoder.image_size={side}",
+        "train.stages.tune.trainable=\\[connector,language_model]",
+        "processor.max_length=8192",
+    )
 
 
 def _rows(run: str, field: str, values: Sequence[int]) -> tuple[str, ...]:
@@ -66,7 +77,7 @@ HIA_PAPER: Final = Paper(
             ),
             unit="BLEU-4 and METEOR, x 100",
             tiny=GridAnswer(grid="hia"),
-            full=_row("hia"),
+            full=(*_PREPARE, *_row("base", *_base_at(336)), *_row("hia")),
             needs=(CHILI, QILIN),
             differs="Two bases instead of four, and a row that the paper lacks: LoRA of as many parameters.",
         ),
@@ -85,6 +96,7 @@ HIA_PAPER: Final = Paper(
             unit="BLEU-4, x 100",
             tiny=GridAnswer(grid="hia_parts"),
             full=(
+                *_PREPARE,
                 *_row("hia"),
                 *_row("without_ia", "model.adapter.instruction_aware=false"),
                 *_row("without_hr", "model.adapter.high_resolution=false"),
@@ -108,13 +120,20 @@ HIA_PAPER: Final = Paper(
             tiny=GridAnswer(grid="hia_resolution"),
             full=(
                 *(
-                    f"medloupe plan hia --set model.adapter.encoder.image_size={side}"
+                    line
                     for side in SIDES
+                    for line in (
+                        "medloupe plan hia" + "".join(f" --set {one}" for one in _base_at(side)),
+                        f"medloupe plan hia --set model.adapter.encoder.image_size={side}",
+                    )
                 ),
+                *_PREPARE,
+                *_row("base_448", *_base_at(448)),
+                *_row("base_560", *_base_at(560)),
                 *_rows("side", "model.adapter.encoder.image_size", SIDES),
             ),
             needs=(CHILI, QILIN),
-            differs="144, 192 and 240 pixels for 448, 560 and 672. FLOPs of the real 13B model are counted "
+            differs="96, 144 and 192 pixels for 448, 560 and 672. FLOPs of the real 13B model are counted "
             "without weights by the plan commands, on any CPU.",
         ),
         PaperTable(
@@ -131,7 +150,7 @@ HIA_PAPER: Final = Paper(
             ),
             unit="BLEU-4, x 100",
             tiny=GridAnswer(grid="hia_queries"),
-            full=_rows("queries", "model.adapter.queries", (128, 256, 512)),
+            full=(*_PREPARE, *_rows("queries", "model.adapter.queries", (128, 256, 512))),
             needs=(CHILI, QILIN),
             differs="16, 32 and 64 queries for 128, 256 and 512.",
         ),
@@ -149,7 +168,7 @@ HIA_PAPER: Final = Paper(
             ),
             unit="BLEU-4, x 100",
             tiny=GridAnswer(grid="hia_layers"),
-            full=_rows("layers", "model.adapter.layers", (1, 2, 3)),
+            full=(*_PREPARE, *_rows("layers", "model.adapter.layers", (1, 2, 3))),
             needs=(CHILI, QILIN),
         ),
         PaperTable(
@@ -157,9 +176,10 @@ HIA_PAPER: Final = Paper(
             shows="a small lesion, and two examinations compared, answered by Qilin-Med-VL and by HiA",
             tiny=PageAnswer(grid="hia_parts", rows=(BASE, HIA), tasks=("diagnosis", "change")),
             full=(
-                _PREPARE,
+                *_PREPARE,
                 *_row("hia"),
-                "medloupe sidebyside models/qilin_med_vl runs/hia --rows data/chili --out page.html",
+                "medloupe sidebyside models/qilin_med_vl runs/hia --rows data/chili_joint "
+                "--out page.html",
             ),
             needs=(CHILI, QILIN),
         ),
@@ -175,7 +195,7 @@ HIA_PAPER: Final = Paper(
             tiny=NoAnswer(
                 why="it describes Chili-Joint; the figure prints no proportions as numbers"
             ),
-            full=(_PREPARE, "medloupe stats data/chili"),
+            full=(*_PREPARE, "medloupe stats data/chili_joint"),
             needs=(CHILI,),
         ),
     ),

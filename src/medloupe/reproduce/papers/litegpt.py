@@ -17,6 +17,7 @@ from medloupe.reproduce.papers.base import (
     PaperTable,
     ScoredAnswer,
     lines,
+    rows_of,
     scored_by,
 )
 from medloupe.reproduce.papers.litegpt_runs import GRID
@@ -49,18 +50,16 @@ _NO_PRETRAINING: Final = "MiniGPT-v2, the paper's fourth row, has no small stand
 
 
 def _full(*benchmarks: str, names: tuple[str, ...] = tuple(RECIPES)) -> tuple[str, ...]:
-    found = []
+    found = list(rows_of(benchmarks))
     for name in names:
-        found.append(f"medloupe train {name} --root VINDR --out runs/{name}")
+        found.append(f"medloupe train {name} --root VINDR_CXR --out runs/{name}")
         found += scored_by(name, benchmarks)
     return tuple(found)
 
 
-_PREPARE: Final = "medloupe prepare vindr_cxr --root VINDR --out data/vindr"
 _PAGE: Final = (
-    _PREPARE,
     *_full("vindr_cxr_findings", names=("litegpt",)),
-    "medloupe sidebyside runs/litegpt --rows data/vindr --out page.html",
+    "medloupe sidebyside runs/litegpt --rows data/vindr_cxr_findings --out page.html",
 )
 
 
@@ -222,7 +221,7 @@ LITEGPT: Final = Paper(
                         answer_type="open",
                         of=f"Accuracy@{iou}",
                     )
-                    for flavour in ("litegpt_paper", "strict")
+                    for flavour in ("litegpt_paper", "litegpt", "strict")
                     for iou in ("0.3", "0.4", "0.5")
                 ),
             ),
@@ -269,7 +268,8 @@ LITEGPT: Final = Paper(
             tiny=GridAnswer(grid="identifiers"),
             full=(
                 *_full("vindr_cxr_findings", names=("litegpt",)),
-                "medloupe train litegpt --root VINDR --out runs/litegpt_grounding "
+                *rows_of(("vindr_cxr_grounding",)),
+                "medloupe train litegpt --root VINDR_CXR --out runs/litegpt_grounding "
                 "--set data.litegpt_tag=grounding",
                 *scored_by("litegpt_grounding", ("vindr_cxr_grounding",)),
             ),
@@ -303,7 +303,10 @@ LITEGPT: Final = Paper(
             name="fig2",
             shows="how often each of the 28 labels occurs",
             tiny=NoAnswer(why="it counts VinDr-CXR; counting needs no GPU, but the data"),
-            full=(_PREPARE, "medloupe stats data/vindr"),
+            full=(
+                "medloupe prepare vindr_cxr --root VINDR_CXR --out data/vindr_cxr",
+                "medloupe stats data/vindr_cxr",
+            ),
             needs=(VINDR,),
         ),
         PaperTable(

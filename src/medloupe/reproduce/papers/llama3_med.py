@@ -15,6 +15,7 @@ from medloupe.reproduce.papers.base import (
     SettingsAnswer,
     batch_of,
     lines,
+    rows_of,
     scored_by,
 )
 
@@ -43,6 +44,7 @@ _PAGE: Final = PageAnswer(
     grid="scales", rows=("one scale", "three scales"), tasks=("plane", "presence", "side", "rec")
 )
 _ASK: Final = (
+    *rows_of(SETS),
     _TRAIN,
     *scored_by("llama3_med", SETS),
     "medloupe sidebyside runs/llama3_med hf:LLAVA_MED MODEL@URL --rows DATA --out page.html",
@@ -116,15 +118,8 @@ LLAMA3_MED: Final = Paper(
                 """
             ),
             unit="counts",
-            tiny=CommandAnswer(
-                lines=(
-                    "medloupe prepare slake --root SLAKE --out data/slake --set languages=\\[en] "
-                    "--set split=official",
-                    "medloupe prepare vqa_rad --root VQA_RAD --out data/vqa_rad_official "
-                    "--set split=official --set allow_leak=true",
-                    "medloupe prepare path_vqa --root PATH_VQA --out data/path_vqa",
-                )
-            ),
+            tiny=CommandAnswer(lines=rows_of(SETS)),
+            full=rows_of(SETS),
             needs=(VQA,),
             differs="Every loader holds its copy against these counts and names what is missing.",
         ),
@@ -154,6 +149,7 @@ LLAMA3_MED: Final = Paper(
             unit="%",
             tiny=GridAnswer(grid="scales"),
             full=(
+                *rows_of(SETS),
                 _TRAIN,
                 *scored_by("llama3_med", SETS),
                 "medloupe train llava_med_mistral --data DATA --out runs/llava_med_mistral",

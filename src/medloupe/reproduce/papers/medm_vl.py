@@ -12,6 +12,7 @@ from medloupe.reproduce.papers.base import (
     SettingsAnswer,
     batch_of,
     lines,
+    rows_of,
     scored_by,
 )
 
@@ -43,8 +44,16 @@ _2D, _3D = "medm_vl_2d", "medm_vl_ct_chest"
 
 
 def _row(run: str, *changes: str) -> tuple[str, ...]:
+    """The published 2D recipe with fields changed, trained and scored in `runs/RUN`."""
     sets = "".join(f" --set {change}" for change in changes)
     return (_TRAIN.replace("runs/medm_vl_2d", f"runs/{run}") + sets, *scored_by(run, SETS))
+
+
+def _volumes(run: str, *changes: str) -> tuple[str, ...]:
+    """The same of the 3D recipe that takes means over slices."""
+    sets = "".join(f" --set {change}" for change in changes)
+    train = f"medloupe train medm_vl_ct_chest_avg --root CT_RATE --out runs/{run}{sets}"
+    return (train, *scored_by(run, KINDS))
 
 
 MEDM_VL: Final = Paper(
@@ -94,7 +103,7 @@ MEDM_VL: Final = Paper(
             ),
             unit=_SIX_SHARE,
             tiny=GridAnswer(grid="stages"),
-            full=(_TRAIN, *scored_by("medm_vl_2d", SETS)),
+            full=(*rows_of(SETS), *_row("medm_vl_2d")),
             needs=(DATA_2D, WEIGHTS, OTHERS),
             differs="Other people's weights cannot be made small. Here the recipe's own composition stands "
             "alone, beside the most frequent training answer. How ten scores of the authors' scripts became "
@@ -119,13 +128,16 @@ MEDM_VL: Final = Paper(
             ),
             unit="share: BLEU-1 per sample, of choices the letter",
             tiny=GridAnswer(grid="volumes"),
-            full=tuple(
-                line
-                for variant in ("3d", "avg", "attn")
-                for line in (
-                    f"medloupe train medm_vl_ct_chest_{variant} --root CT_RATE --out runs/{variant}",
-                    *scored_by(variant, KINDS),
-                )
+            full=(
+                *rows_of(KINDS),
+                *(
+                    line
+                    for variant in ("3d", "avg", "attn")
+                    for line in (
+                        f"medloupe train medm_vl_ct_chest_{variant} --root CT_RATE --out runs/{variant}",
+                        *scored_by(variant, KINDS),
+                    )
+                ),
             ),
             needs=(CT_RATE, WEIGHTS),
             differs="Closed questions about drawn lesions in volumes for the four kinds.",
@@ -143,7 +155,7 @@ MEDM_VL: Final = Paper(
             ),
             unit=_SIX_SHARE,
             tiny=GridAnswer(grid="layers"),
-            full=(*_row("medm_vl_2d"), *_row("layer_2", "model.encoder.layer=-2")),
+            full=(*rows_of(SETS), *_row("medm_vl_2d"), *_row("layer_2", "model.encoder.layer=-2")),
             needs=(DATA_2D, WEIGHTS),
         ),
         PaperTable(
@@ -160,6 +172,7 @@ MEDM_VL: Final = Paper(
             unit=_SIX_SHARE,
             tiny=GridAnswer(grid="stages"),
             full=(
+                *rows_of(SETS),
                 *_row("medm_vl_2d"),
                 "medloupe recipe show medm_vl_2d > one_stage.yaml  # delete the stage align",
                 "medloupe train one_stage.yaml --data DATA --out runs/one_stage",
@@ -188,6 +201,7 @@ MEDM_VL: Final = Paper(
             shows="the encoder frozen or trained",
             tiny=GridAnswer(grid="encoder_training"),
             full=(
+                *rows_of(SETS),
                 *_row("medm_vl_2d"),
                 *_row("frozen", "train.stages.instruct.trainable=\\[connector,language_model]"),
             ),
@@ -199,6 +213,7 @@ MEDM_VL: Final = Paper(
             shows="the language model frozen, by LoRA at two rates, or all of it",
             tiny=GridAnswer(grid="language_training"),
             full=(
+                *rows_of(SETS),
                 *_row("medm_vl_2d"),
                 *_row("lm_frozen", "train.stages.instruct.trainable=\\[encoder,connector]"),
                 *_row("lora", "train.stages.instruct.lora.rank=16"),
@@ -216,11 +231,15 @@ MEDM_VL: Final = Paper(
             shows="3D from scratch, for longer, or from a 2D model",
             tiny=GridAnswer(grid="volume_start"),
             full=(
-                "medloupe train medm_vl_ct_chest_avg --root CT_RATE --out runs/from_2d "
-                "--set model.start.folder=runs/medm_vl_2d/model",
-                "medloupe train medm_vl_ct_chest_avg --root CT_RATE --out runs/from_scratch",
-                *scored_by("from_2d", KINDS),
-                *scored_by("from_scratch", KINDS),
+                *rows_of((*SETS, *KINDS)),
+                *_row("medm_vl_2d"),
+                *_volumes("from_scratch"),
+                *_volumes("for_longer", "train.stages.instruct.epochs=2"),
+                *_volumes(
+                    "from_2d",
+                    "'model.start={folder: runs/medm_vl_2d/model, parts: [connector, language_model], "
+                    "rename: {connector: connector.connector}}'",
+                ),
             ),
             needs=(DATA_2D, CT_RATE, WEIGHTS),
             differs=_FIGURE,
