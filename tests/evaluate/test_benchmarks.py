@@ -20,6 +20,7 @@ from medloupe.evaluate.benchmarks.lock import (
     pin,
     prepared,
     read_pins,
+    refuse_unraised,
     renewed,
 )
 from medloupe.evaluate.scorers.base import Scorer
@@ -123,6 +124,15 @@ def test_renewing_the_lock_changes_nothing_where_nothing_changed() -> None:
     assert renewed(pins) == pins
     stale = pins["bccd"].model_copy(update={"spec": "0", "version": "0"})
     assert renewed({**pins, "bccd": stale})["bccd"] == pins["bccd"]
+
+
+def test_a_change_needs_another_release_before_it_is_locked() -> None:
+    pins = read_pins()
+    refuse_unraised(pins, pins)
+    changed = pins["bccd"].model_copy(update={"spec": "0"})
+    with pytest.raises(ConfigError, match=r"'bccd' is not what was locked as release 1"):
+        refuse_unraised({**pins, "bccd": changed}, pins)
+    refuse_unraised({"bccd": changed.model_copy(update={"release": 2})}, pins)
 
 
 def test_other_rows_are_told_of() -> None:

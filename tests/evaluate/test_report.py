@@ -18,6 +18,7 @@ from pydicom.data import get_testdata_file
 from medloupe.data.dataset import Dataset, DatasetCard
 from medloupe.errors import ImageError
 from medloupe.evaluate.benchmark import Benchmark, Stratum
+from medloupe.evaluate.benchmarks import named_benchmark
 from medloupe.evaluate.probes.base import Expect
 from medloupe.evaluate.report import render_report, write_report
 from medloupe.evaluate.report.charts import bars, difference, loss_curve, reach_of
@@ -282,6 +283,16 @@ def test_partial_copy_leak_cut_and_unscored_are_said_at_the_top() -> None:
     assert "Leak: 9 images in both" in warnings
     assert "1 answer reached the longest length allowed" in warnings
     assert "2 questions could not be scored" in warnings
+
+
+def test_other_rows_than_the_frozen_ones_are_said_at_the_top() -> None:
+    named = named_benchmark("bccd")
+    log = evaluation(row("a"))
+    manifest = {**log.manifest, "benchmark": named.benchmark.to_dict()}
+    log = log.model_copy(update={"benchmark": "bccd", "manifest": manifest})
+    (warnings,) = (text for _, text in Page(render_report(log, ct)).all("aside"))
+    assert "Frozen benchmark: version" in warnings
+    assert "the two do not compare" in warnings
 
 
 def test_faults_of_the_answers_are_said_at_the_top() -> None:

@@ -18,6 +18,7 @@ from typing import Final
 
 from medloupe.config import Config
 from medloupe.data.dataset import Dataset
+from medloupe.errors import ConfigError
 from medloupe.evaluate.benchmark import digest_rows
 from medloupe.evaluate.benchmarks.base import NamedBenchmark
 from medloupe.evaluate.benchmarks.registry import BENCHMARKS
@@ -142,8 +143,29 @@ def renewed(before: Mapping[str, Pin]) -> dict[str, Pin]:
     return pins
 
 
+def refuse_unraised(pins: Mapping[str, Pin], before: Mapping[str, Pin]) -> None:
+    """Refuse a benchmark that has changed under the release of `before`.
+
+    Raises:
+        ConfigError: its name, and that of the field to change.
+    """
+    for name, found in pins.items():
+        old = before.get(name)
+        if old is not None and old.spec != found.spec and found.release <= old.release:
+            raise ConfigError(
+                f"the benchmark {name!r} is not what was locked as release {old.release}",
+                field="release",
+                remedy=f"Set its release to {old.release + 1}, then write the lock again",
+            )
+
+
 def write_pins(pins: Mapping[str, Pin]) -> None:
-    """Write the lock beside this file."""
+    """Write the lock beside this file.
+
+    Raises:
+        ConfigError: as `refuse_unraised`.
+    """
+    refuse_unraised(pins, read_pins())
     values = {name: found.to_dict() for name, found in sorted(pins.items())}
     text = json.dumps(values, indent=1, ensure_ascii=False)
     (Path(__file__).parent / LOCK_FILE).write_text(text + "\n", encoding="utf-8")
