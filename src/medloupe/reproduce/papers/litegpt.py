@@ -274,6 +274,7 @@ LITEGPT: Final = Paper(
                 *scored_by("litegpt_grounding", ("vindr_cxr_grounding",)),
             ),
             needs=(VINDR, WEIGHTS),
+            differs="Mean IoU of one box a question, for accuracy at three thresholds.",
         ),
         PaperTable(
             name="7",

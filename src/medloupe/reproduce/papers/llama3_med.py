@@ -180,15 +180,23 @@ LLAMA3_MED: Final = Paper(
         PaperTable(
             name="6",
             shows="the prompts for the teachers, LLaVA-Med's and the paper's own",
-            tiny=CommandAnswer(lines=("medloupe synthesize --help",)),
-            full=("medloupe synthesize --help",),
-            differs="The wording stands in medloupe.synthesis.prompts.",
+            tiny=NoAnswer(
+                why="it prints wording; that of ours stands in medloupe.synthesis.prompts, told apart in "
+                "docs/synthesis.md"
+            ),
         ),
         PaperTable(
             name="7",
             shows="one caption with its mentions, and the conversation that a teacher made of it",
-            tiny=CommandAnswer(lines=("medloupe synthesize --help",)),
-            full=("medloupe synthesize --help",),
+            tiny=CommandAnswer(
+                lines=(
+                    "medloupe prepare covid_chestxray --root COPY --out data/covid",
+                    "medloupe synthesize covid.yaml --out runs/covid --yes",
+                )
+            ),
+            full=("medloupe synthesize pmc.yaml --out runs/pmc",),
+            differs="docs/synthesis.md has both files; runs/covid/samples.html shows sources beside what was "
+            "made of them.",
             needs=("a teacher: an endpoint with your key, or the small embedded model",),
         ),
         _hyperparameters("8", "first", "align", batch=256, rate=1e-3),
