@@ -87,7 +87,7 @@ def _instruct() -> StageConfig:
         trainable=("language_model",),
         lora=LoraConfig(rank=16),
         learning_rate=1e-3,
-        steps=280,
+        steps=240,
         batch_size=1,
     )
 
