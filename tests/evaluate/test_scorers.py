@@ -128,6 +128,26 @@ def test_closed_accuracy(
     assert value("closed_accuracy.llava_med", scored) == llava_med
 
 
+@pytest.mark.parametrize(
+    ("truth", "prediction", "expected"),
+    [
+        ("(b) Effusion", "(b)", 1),
+        ("(b) Effusion", "It is (b) effusion.", 1),
+        ("(b) Effusion (pleural)", "(a) Nodule, (b) Effusion", 1),  # every choice listed
+        ("(b) Effusion", "(B) Effusion", 0),
+        ("(b) Effusion", "b", 0),
+        ("(b) Effusion", "", 0),
+        ("Effusion", "Effusion", None),
+    ],
+)
+def test_closed_accuracy_of_lettered_choices(
+    truth: str, prediction: str, expected: float | None
+) -> None:
+    options = ("(a) Nodule", truth)
+    scored = row(truth, prediction, answer_type="closed", options=options)
+    assert value("closed_accuracy.medm_vl", scored) == expected
+
+
 def test_wrong_for_a_reason_and_unscored_for_a_reason() -> None:
     strict = Scorer.parse("closed_accuracy.strict")
     mute = strict.judge(row("yes", "perhaps", options=YES_NO))

@@ -27,11 +27,12 @@ _GET: Final = (
 
 
 def _ct_rate(
-    suffix: str, kind: str, title: str, scorers: tuple[str, ...], tokens: int
+    suffix: str, kind: str, title: str, scorers: tuple[str, ...], tokens: int, *, release: int = 1
 ) -> NamedBenchmark:
     """One of the publisher's four kinds of question, each turn of a dialogue on its own."""
     closed = kind == "multiple_choice"
     return NamedBenchmark(
+        release=release,
         title=f"CT-RATE, {title}",
         data=CtRateConfig(tasks=("vqa",), kinds=(kind,), turns="single", reconstructions="first"),
         benchmark=scored(
@@ -51,7 +52,14 @@ def _ct_rate(
 VOLUMES: Final = (
     _ct_rate("long", "long_answer", "long answers", REPORT, 512),
     _ct_rate("short", "short_answer", "short answers", VQA_MEDM_VL["open"], 128),
-    _ct_rate("choice", "multiple_choice", "multiple choice", CHOICE, 32),
+    _ct_rate(
+        "choice",
+        "multiple_choice",
+        "multiple choice",
+        (*CHOICE, "closed_accuracy.medm_vl"),
+        32,
+        release=2,
+    ),
     _ct_rate("report", "report_generation", "reports", REPORT, 512),
     NamedBenchmark(
         title="MSD Hippocampus",

@@ -32,6 +32,7 @@ class Scorer(ComponentConfig):
         "open_recall.llava_med": "medloupe.evaluate.scorers.open_recall:LlavaMedOpenRecall",
         "closed_accuracy.strict": "medloupe.evaluate.scorers.closed:StrictClosedAccuracy",
         "closed_accuracy.llava_med": "medloupe.evaluate.scorers.closed:LlavaMedClosedAccuracy",
+        "closed_accuracy.medm_vl": "medloupe.evaluate.scorers.closed:MedmVlClosedAccuracy",
         "exact_match": "medloupe.evaluate.scorers.exact:ExactMatch",
         "token_f1": "medloupe.evaluate.scorers.token_f1:TokenF1",
         "bleu_1.sacrebleu": "medloupe.evaluate.scorers.bleu:SacrebleuBleu1",

@@ -13,6 +13,7 @@ from medloupe.types import EvalRow
 _YES_NO = re.compile(
     r"(?P<no>\bno\b|不是|没有|不对|否|无)|(?P<yes>\byes\b|是|有|对)", re.IGNORECASE | re.ASCII
 )
+_BRACKETS = re.compile(r"\(.*?\)")
 _LETTER = "0-9A-Za-z\u00c0-\u024f"
 
 
@@ -54,6 +55,22 @@ class LlavaMedClosedAccuracy(Scorer):
         if "yes" not in answer and "no" not in answer:
             return 0.0, "neither 'yes' nor 'no' occurs in the answer"
         return float(llava_med_text(row.truth) in answer), ""
+
+
+class MedmVlClosedAccuracy(Scorer):
+    """MedM-VL's accuracy of CT-RATE's multiple choice, kept so that published numbers can be compared.
+
+    The first brackets of the truth, "(b)", stand anywhere in the answer, to the letter: an answer that
+    lists every choice is right, "b" and "(B)" are wrong. A truth without brackets is left out, as there.
+    """
+
+    stated = "share of answers that hold the truth's first brackets to the letter (MedM-VL)"
+
+    def judge(self, row: EvalRow) -> Verdict:
+        letter = _BRACKETS.search(row.truth)
+        if letter is None:
+            return None, "the truth has no letter in brackets"
+        return float(letter[0] in row.prediction), ""
 
 
 def yes_or_no(text: str) -> str | None:
