@@ -72,7 +72,7 @@ def _ground() -> StageConfig:
         trainable=("encoder", "connector"),
         learning_rate=1e-3,
         learning_rates={"connector": 3e-3},
-        steps=180,
+        steps=220,
         batch_size=16,
         clip=5.0,
         curriculum=CurriculumConfig(attribute="smallest_lesion_percent", start=0.4, share=0.25),
@@ -87,7 +87,7 @@ def _instruct() -> StageConfig:
         trainable=("language_model",),
         lora=LoraConfig(rank=16),
         learning_rate=1e-3,
-        steps=240,
+        steps=280,
         batch_size=1,
     )
 
