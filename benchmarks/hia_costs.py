@@ -21,6 +21,7 @@ from medloupe.recipes.plan import StagePlan, make_plan
 from medloupe.recipes.published import LANGUAGE
 from medloupe.recipes.run import RUN_FILE
 from medloupe.reproduce.grids.hia import hia_resolution
+from medloupe.reproduce.papers.hia import base_at
 
 SIZES = (448, 560, 672, 784, 896)
 # The paper's columns: FLOPs (T) and memory (GB) of the baseline, and of HiA; None is out of memory.
@@ -82,14 +83,7 @@ def costs(run: RunConfig, text: int) -> tuple[int, StagePlan]:
 
 def larger_base(size: int) -> RunConfig:
     """The base alone, reading `size` pixels by interpolated position embeddings."""
-    return hia().with_overrides(
-        [
-            "model.adapter=null",
-            f"model.encoder.image_size={size}",
-            "train.stages.tune.trainable=[connector, language_model]",
-            "processor.max_length=8192",
-        ]
-    )
+    return hia().with_overrides(base_at(size))
 
 
 def adapted_at(size: int) -> RunConfig:

@@ -376,10 +376,8 @@ def perfect_log() -> EvalLog:
                     task=task,
                     answer_type="closed" if task == "diagnosis" else "open",
                     options=("normal", "neoplastic", "vascular") if task == "diagnosis" else (),
-                    attributes={
-                        "image_width": "16",
-                        "image_height": "16",
-                    },  # there is no file to read
+                    # there is no file to read
+                    attributes={"image_width": "16", "image_height": "16"},
                 )
             )
     truths = {row.id: row.answer for row in rows}

@@ -160,16 +160,14 @@ def refuse_unraised(pins: Mapping[str, Pin], before: Mapping[str, Pin]) -> None:
 
 
 def write_pins(pins: Mapping[str, Pin]) -> None:
-    """Write the lock beside this file.
-
-    Raises:
-        ConfigError: as `refuse_unraised`.
-    """
-    refuse_unraised(pins, read_pins())
+    """Write the lock beside this file."""
     values = {name: found.to_dict() for name, found in sorted(pins.items())}
     text = json.dumps(values, indent=1, ensure_ascii=False)
     (Path(__file__).parent / LOCK_FILE).write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    write_pins(measured(Path(sys.argv[1])) if sys.argv[1:] else renewed(read_pins()))
+    locked = read_pins()
+    now = renewed(locked)
+    refuse_unraised(now, locked)
+    write_pins(measured(Path(sys.argv[1])) if sys.argv[1:] else now)

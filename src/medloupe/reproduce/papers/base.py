@@ -13,6 +13,7 @@ asked again at the size of a workstation is its `tiny`:
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self, TypeAlias
 
@@ -175,6 +176,20 @@ def scored_by(run: str, benchmarks: Sequence[str]) -> tuple[str, ...]:
         f"--out runs/{run}/{name}"
         for name in benchmarks
     )
+
+
+def with_settings(command: str, changes: Sequence[str]) -> str:
+    """A command with fields changed, quoted for a shell."""
+    return command + "".join(f" --set {shlex.quote(change)}" for change in changes)
+
+
+def row_of(
+    recipe: str, source: str, run: str, benchmarks: Sequence[str], changes: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """A row of a table: a recipe with fields changed, trained on `source` (`--root R` or `--data D`) in
+    `runs/RUN` and scored; see `rows_of`."""
+    train = with_settings(f"medloupe train {recipe} {source} --out runs/{run}", changes)
+    return (train, *scored_by(run, benchmarks))
 
 
 def batch_of(stage: str) -> str:

@@ -14,8 +14,9 @@ from medloupe.reproduce.papers.base import (
     Paper,
     PaperTable,
     lines,
+    row_of,
     rows_of,
-    scored_by,
+    with_settings,
 )
 
 CHILI: Final = (
@@ -32,21 +33,19 @@ _PREPARE: Final = rows_of(("chili_joint",))
 SIDES: Final = (448, 560, 672, 784, 896)
 
 
-def _row(run: str, *changes: str) -> tuple[str, ...]:
-    """A row of a table: the published recipe with fields changed, trained and scored in `runs/RUN`."""
-    sets = "".join(f" --set {change}" for change in changes)
-    train = f"medloupe train hia --root CHILI_JOINT --out runs/{run}{sets}"
-    return (train, *scored_by(run, ("chili_joint",)))
-
-
-def _base_at(side: int) -> tuple[str, ...]:
-    """What makes the base of the published recipe, fine-tuned, which reads `side` pixels itself."""
+def base_at(side: int) -> tuple[str, ...]:
+    """What makes the published recipe its base, fine-tuned, that reads `side` pixels itself."""
     return (
         "model.adapter=null",
         f"model.encoder.image_size={side}",
-        "train.stages.tune.trainable=\\[connector,language_model]",
+        "train.stages.tune.trainable=[connector, language_model]",
         "processor.max_length=8192",
     )
+
+
+def _row(run: str, *changes: str) -> tuple[str, ...]:
+    """The published recipe with fields changed."""
+    return row_of("hia", "--root CHILI_JOINT", run, ("chili_joint",), changes)
 
 
 def _rows(run: str, field: str, values: Sequence[int]) -> tuple[str, ...]:
@@ -77,7 +76,7 @@ HIA_PAPER: Final = Paper(
             ),
             unit="BLEU-4 and METEOR, x 100",
             tiny=GridAnswer(grid="hia"),
-            full=(*_PREPARE, *_row("base", *_base_at(336)), *_row("hia")),
+            full=(*_PREPARE, *_row("base", *base_at(336)), *_row("hia")),
             needs=(CHILI, QILIN),
             differs="Two bases instead of four, and a row that the paper lacks: LoRA of as many parameters.",
         ),
@@ -123,13 +122,13 @@ HIA_PAPER: Final = Paper(
                     line
                     for side in SIDES
                     for line in (
-                        "medloupe plan hia" + "".join(f" --set {one}" for one in _base_at(side)),
+                        with_settings("medloupe plan hia", base_at(side)),
                         f"medloupe plan hia --set model.adapter.encoder.image_size={side}",
                     )
                 ),
                 *_PREPARE,
-                *_row("base_448", *_base_at(448)),
-                *_row("base_560", *_base_at(560)),
+                *_row("base_448", *base_at(448)),
+                *_row("base_560", *base_at(560)),
                 *_rows("side", "model.adapter.encoder.image_size", SIDES),
             ),
             needs=(CHILI, QILIN),

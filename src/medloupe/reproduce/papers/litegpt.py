@@ -17,8 +17,8 @@ from medloupe.reproduce.papers.base import (
     PaperTable,
     ScoredAnswer,
     lines,
+    row_of,
     rows_of,
-    scored_by,
 )
 from medloupe.reproduce.papers.litegpt_runs import GRID
 from medloupe.types import AnswerType
@@ -45,6 +45,7 @@ TEXT: Final = (
     *("ROUGE-1", "ROUGE-2", "ROUGE-L", "ROUGE-LSUM"),
     *("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "CIDEr"),
 )
+_SOURCE: Final = "--root VINDR_CXR"
 _REPORT: Final = ("Precision", "Recall", "F1-score", "Support")
 _NO_PRETRAINING: Final = "MiniGPT-v2, the paper's fourth row, has no small stand-in."
 
@@ -52,8 +53,7 @@ _NO_PRETRAINING: Final = "MiniGPT-v2, the paper's fourth row, has no small stand
 def _full(*benchmarks: str, names: tuple[str, ...] = tuple(RECIPES)) -> tuple[str, ...]:
     found = list(rows_of(benchmarks))
     for name in names:
-        found.append(f"medloupe train {name} --root VINDR_CXR --out runs/{name}")
-        found += scored_by(name, benchmarks)
+        found += row_of(name, _SOURCE, name, benchmarks)
     return tuple(found)
 
 
@@ -269,9 +269,13 @@ LITEGPT: Final = Paper(
             full=(
                 *_full("vindr_cxr_findings", names=("litegpt",)),
                 *rows_of(("vindr_cxr_grounding",)),
-                "medloupe train litegpt --root VINDR_CXR --out runs/litegpt_grounding "
-                "--set data.litegpt_tag=grounding",
-                *scored_by("litegpt_grounding", ("vindr_cxr_grounding",)),
+                *row_of(
+                    "litegpt",
+                    _SOURCE,
+                    "litegpt_grounding",
+                    ("vindr_cxr_grounding",),
+                    ("data.litegpt_tag=grounding",),
+                ),
             ),
             needs=(VINDR, WEIGHTS),
             differs="Mean IoU of one box a question, for accuracy at three thresholds.",

@@ -15,8 +15,8 @@ from medloupe.reproduce.papers.base import (
     SettingsAnswer,
     batch_of,
     lines,
+    row_of,
     rows_of,
-    scored_by,
 )
 
 PMC: Final = (
@@ -35,18 +35,22 @@ VQA: Final = (
     "VQA-RAD (https://osf.io/89kps/), SLAKE (https://www.med-vqa.com/slake) and PathVQA "
     "(https://github.com/UCSD-AI4H/PathVQA), all open"
 )
-_TRAIN: Final = "medloupe train llama3_med --data DATA --out runs/llama3_med"
 _SIX: Final = tuple(
     f"{name} {kind}" for name in ("VQA-RAD", "SLAKE", "PathVQA") for kind in ("open", "closed")
 )
 SETS: Final = ("vqa_rad_official", "slake_en", "path_vqa")
+
+
+def _row(recipe: str) -> tuple[str, ...]:
+    return row_of(recipe, "--data DATA", recipe, SETS)
+
+
 _PAGE: Final = PageAnswer(
     grid="scales", rows=("one scale", "three scales"), tasks=("plane", "presence", "side", "rec")
 )
 _ASK: Final = (
     *rows_of(SETS),
-    _TRAIN,
-    *scored_by("llama3_med", SETS),
+    *_row("llama3_med"),
     "medloupe sidebyside runs/llama3_med hf:LLAVA_MED MODEL@URL --rows DATA --out page.html",
 )
 _OTHERS: Final = (
@@ -150,10 +154,8 @@ LLAMA3_MED: Final = Paper(
             tiny=GridAnswer(grid="scales"),
             full=(
                 *rows_of(SETS),
-                _TRAIN,
-                *scored_by("llama3_med", SETS),
-                "medloupe train llava_med_mistral --data DATA --out runs/llava_med_mistral",
-                *scored_by("llava_med_mistral", SETS),
+                *_row("llama3_med"),
+                *_row("llava_med_mistral"),
             ),
             needs=(PMC, FT_20K, WEIGHTS, VQA),
             differs="One scale or three with one language model: of what tells Llama3-Med from LLaVA-Med "

@@ -12,8 +12,8 @@ from medloupe.reproduce.papers.base import (
     SettingsAnswer,
     batch_of,
     lines,
+    row_of,
     rows_of,
-    scored_by,
 )
 
 SIX: Final = ("MedMNIST", "MedPix", "MIMIC-CXR", "PathVQA", "SAMed", "SLAKE")
@@ -37,23 +37,20 @@ SETS: Final = (
     "slake_en",
 )
 KINDS: Final = ("ct_rate_long", "ct_rate_short", "ct_rate_choice", "ct_rate_report")
-_TRAIN: Final = "medloupe train medm_vl_2d --data DATA --out runs/medm_vl_2d"
+_SOURCE: Final = "--data DATA"
 _SIX_SHARE: Final = "share; which metric each set's is, see the seven benchmarks"
 _FIGURE: Final = "The figure prints no numbers."
 _2D, _3D = "medm_vl_2d", "medm_vl_ct_chest"
 
 
 def _row(run: str, *changes: str) -> tuple[str, ...]:
-    """The published 2D recipe with fields changed, trained and scored in `runs/RUN`."""
-    sets = "".join(f" --set {change}" for change in changes)
-    return (_TRAIN.replace("runs/medm_vl_2d", f"runs/{run}") + sets, *scored_by(run, SETS))
+    """The published 2D recipe with fields changed."""
+    return row_of("medm_vl_2d", _SOURCE, run, SETS, changes)
 
 
-def _volumes(run: str, *changes: str) -> tuple[str, ...]:
-    """The same of the 3D recipe that takes means over slices."""
-    sets = "".join(f" --set {change}" for change in changes)
-    train = f"medloupe train medm_vl_ct_chest_avg --root CT_RATE --out runs/{run}{sets}"
-    return (train, *scored_by(run, KINDS))
+def _volumes(run: str, *changes: str, variant: str = "avg") -> tuple[str, ...]:
+    """A published 3D recipe, by default the one that takes means over slices, with fields changed."""
+    return row_of(f"medm_vl_ct_chest_{variant}", "--root CT_RATE", run, KINDS, changes)
 
 
 MEDM_VL: Final = Paper(
@@ -133,10 +130,7 @@ MEDM_VL: Final = Paper(
                 *(
                     line
                     for variant in ("3d", "avg", "attn")
-                    for line in (
-                        f"medloupe train medm_vl_ct_chest_{variant} --root CT_RATE --out runs/{variant}",
-                        *scored_by(variant, KINDS),
-                    )
+                    for line in _volumes(variant, variant=variant)
                 ),
             ),
             needs=(CT_RATE, WEIGHTS),
@@ -175,8 +169,7 @@ MEDM_VL: Final = Paper(
                 *rows_of(SETS),
                 *_row("medm_vl_2d"),
                 "medloupe recipe show medm_vl_2d > one_stage.yaml  # delete the stage align",
-                "medloupe train one_stage.yaml --data DATA --out runs/one_stage",
-                *scored_by("one_stage", SETS),
+                *row_of("one_stage.yaml", _SOURCE, "one_stage", SETS),
             ),
             needs=(DATA_2D, WEIGHTS),
         ),
@@ -203,7 +196,7 @@ MEDM_VL: Final = Paper(
             full=(
                 *rows_of(SETS),
                 *_row("medm_vl_2d"),
-                *_row("frozen", "train.stages.instruct.trainable=\\[connector,language_model]"),
+                *_row("frozen", "train.stages.instruct.trainable=[connector,language_model]"),
             ),
             needs=(DATA_2D, CT_RATE, WEIGHTS),
             differs=f"The 2D half. {_FIGURE}",
@@ -215,7 +208,7 @@ MEDM_VL: Final = Paper(
             full=(
                 *rows_of(SETS),
                 *_row("medm_vl_2d"),
-                *_row("lm_frozen", "train.stages.instruct.trainable=\\[encoder,connector]"),
+                *_row("lm_frozen", "train.stages.instruct.trainable=[encoder,connector]"),
                 *_row("lora", "train.stages.instruct.lora.rank=16"),
                 *_row(
                     "lora_fast",
@@ -237,8 +230,8 @@ MEDM_VL: Final = Paper(
                 *_volumes("for_longer", "train.stages.instruct.epochs=2"),
                 *_volumes(
                     "from_2d",
-                    "'model.start={folder: runs/medm_vl_2d/model, parts: [connector, language_model], "
-                    "rename: {connector: connector.connector}}'",
+                    "model.start={folder: runs/medm_vl_2d/model, parts: [connector, language_model], "
+                    "rename: {connector: connector.connector}}",
                 ),
             ),
             needs=(DATA_2D, CT_RATE, WEIGHTS),
